@@ -1,0 +1,239 @@
+"""Who holds which page: leases of running requests, the prefix cache, and what waits for a step in flight.
+
+    a request's page table:   | matched | copied | ........ own ........ |
+    whose page it is:         |  tree   |              lease              |   while it runs
+                              |       tree (published)   |     lease      |   after a chunk of its prompt
+                              |               tree              |  limbo  |   closed, a step in flight
+                              |               tree              |  pool   |   closed, settled
+
+A page goes back to the pool only when no step in flight reads or writes it. A closed lease therefore stays in *limbo*
+until the last step that touched it is settled: its pages are not free, and what it gave to the tree stays locked.
+Only committed tokens are ever published or inserted, so a match never promises what a step in flight may still fail
+to write.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ramify.cache.pool import PagePool
+from ramify.cache.prefix import TOKEN_BYTES, Match, NoPrefix, PrefixCache
+from ramify.cache.tree import RadixTree
+from ramify.wire.plan import PageCopy
+
+FULL = 0  # the group of ordinary attention layers: every position, for ever
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """The pages of one running request: position p stands in `pages[p // page_size]`.
+
+    The first `published` pages belong to the tree and are held through `node`; the rest is the lease's own. `granted`
+    pages have been told to the worker. `start` is the first position that has to be computed.
+    """
+
+    salt: str
+    node: Any
+    pages: list[int]
+    published: int
+    start: int
+    granted: int = 0
+    private: bool = False  # somebody else published the same tokens first: the rest stays unshared until the end
+
+
+@dataclass(slots=True)
+class _Limbo:
+    step: int
+    nodes: list[Any]
+    pages: list[int] = field(default_factory=list)
+
+
+class Ledger:
+    """The one writer of page ownership.
+
+    `pages` is the size of the pool, `page_size` in tokens. `freed`, if given, is told of every page that returns.
+    """
+
+    def __init__(
+        self, pages: int, page_size: int, *, reuse: bool = True, freed: Callable[[list[int]], None] | None = None
+    ) -> None:
+        self.page_size = page_size
+        self.reuse = reuse
+        self._freed = freed
+        self._build(pages)
+
+    def _build(self, pages: int) -> None:
+        self.pool = PagePool(pages)
+        self.pool.freed = self._freed
+        self.cache: PrefixCache = RadixTree(self.pool, self.page_size) if self.reuse else NoPrefix()
+        self.settled = 0
+        self._leases: set[Lease] = set()
+        self._limbo: list[_Limbo] = []
+        self._copies: dict[int, Any] = {}  # ticket -> source node
+        self._tickets = 0
+
+    # -- how much there is -----------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        return self.pool.total
+
+    @property
+    def available(self) -> int:
+        """Pages that can be had at once: free ones and idle ones of the cache."""
+        return len(self.pool) + self.cache.pages - self.cache.locked
+
+    @property
+    def in_limbo(self) -> bool:
+        """True where settling the steps in flight will bring pages back."""
+        return bool(self._limbo or self._copies)
+
+    @property
+    def used(self) -> int:
+        """Pages that running requests hold."""
+        return self.total - self.available
+
+    def pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    # -- the life of a lease -----------------------------------------------------------------------------------------
+
+    def match(self, key: bytes, salt: str) -> Match:
+        """What the cache has of `key`; the caller cuts `key` to what it may use."""
+        return self.cache.match(key, salt)
+
+    def open(self, match: Match) -> tuple[Lease, list[PageCopy]]:
+        """Lease the matched pages, and a page to copy the extra tokens to where one can be had.
+
+        The copies have to run before the request computes anything; `copied` lets go of their sources.
+        """
+        node = self.cache.lock(match)
+        lease = Lease(match.salt, node, list(match.pages), len(match.pages), len(match.pages) * self.page_size)
+        self._leases.add(lease)
+        return lease, self._copy_extra(lease, match)
+
+    def _copy_extra(self, lease: Lease, match: Match) -> list[PageCopy]:
+        if not match.extra:
+            return []
+        self.cache.hold(match.source_node)  # before anything is evicted to make room
+        target = self._take(1)
+        if target is None:
+            self.cache.unlock(match.source_node)
+            return []
+        self._tickets += 1
+        self._copies[self._tickets] = match.source_node
+        lease.pages += target
+        lease.start += match.extra
+        return [PageCopy(FULL, match.source, target[0], self._tickets)]
+
+    def cancel(self, lease: Lease, copies: list[PageCopy]) -> None:
+        """Undo `open` in the same plan: nothing was sent to the worker."""
+        self._leases.remove(lease)
+        self.copied([copy.ticket for copy in copies])
+        self._release([lease.node], lease.pages[lease.published :])
+
+    def grow(self, lease: Lease, tokens: int) -> bool:
+        """Make room for `tokens` positions; False, and nothing is done, where there are not enough pages."""
+        need = -(-tokens // self.page_size) - len(lease.pages)
+        if need <= 0:
+            return True
+        pages = self._take(need)
+        if pages is None:
+            return False
+        lease.pages += pages
+        return True
+
+    def ungranted(self, lease: Lease) -> list[int]:
+        """Pages that the worker has not been told of; they count as told from now on."""
+        pages = lease.pages[lease.granted :]
+        lease.granted = len(lease.pages)
+        return pages
+
+    def publish(self, lease: Lease, key: bytes, computed: int) -> None:
+        """Share the whole pages among the first `computed` positions, all committed, while the request goes on."""
+        whole = computed // self.page_size
+        if lease.private or whole <= lease.published:
+            return
+        at = self.page_size * TOKEN_BYTES
+        span = slice(lease.published, whole)
+        node = self.cache.extend(lease.node, key[span.start * at : whole * at], lease.pages[span])
+        if node is None:
+            lease.private = True
+        else:
+            lease.node, lease.published = node, whole
+
+    def close(self, lease: Lease, key: bytes, computed: int, last_step: int) -> None:
+        """End a lease: the tokens of `key` at the first `computed` positions go to the cache, other pages to the pool.
+
+        `last_step` is the last step that reads or writes its pages; until that is settled nothing of it is free.
+        """
+        self._leases.remove(lease)
+        offered = lease.pages[: self.pages_for(computed)]
+        taken = self.cache.insert(key[: computed * TOKEN_BYTES], offered, lease.salt)
+        first, last = max(taken.first, lease.published), max(taken.last, lease.published)
+        left = lease.pages[lease.published : first] + lease.pages[last:]
+        nodes = [lease.node]
+        if last_step <= self.settled:
+            self._release(nodes, left)
+            return
+        if taken.node is not None:
+            self.cache.hold(taken.node)
+            nodes.append(taken.node)
+        self._limbo.append(_Limbo(last_step, nodes, left))
+
+    def settle(self, step: int) -> None:
+        """Step `step` and all before it are over: what only they touched is free."""
+        self.settled = step
+        if not self._limbo:
+            return
+        over = [entry for entry in self._limbo if entry.step <= step]
+        self._limbo = [entry for entry in self._limbo if entry.step > step]
+        for entry in over:
+            self._release(entry.nodes, entry.pages)
+
+    def copied(self, tickets: list[int]) -> None:
+        """These copies are done: their sources may go."""
+        for ticket in tickets:
+            self.cache.unlock(self._copies.pop(ticket))
+
+    def _take(self, count: int) -> list[int] | None:
+        short = count - len(self.pool)
+        if short > 0 and self.cache.pages - self.cache.locked >= short:
+            self.cache.evict(short)
+        return self.pool.take(count)
+
+    def _release(self, nodes: list[Any], pages: list[int]) -> None:
+        for node in nodes:
+            self.cache.unlock(node)
+        self.pool.give(pages)
+
+    # -- upkeep ------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> int:
+        """Forget every prefix that nobody uses; returns the number of pages."""
+        return self.cache.evict(self.cache.pages - self.cache.locked)
+
+    def check(self) -> list[str]:
+        """Prove conservation: every page is in exactly one place and every lock has a holder. Returns what is wrong."""
+        held: Counter[Any] = Counter(lease.node for lease in self._leases)
+        held.update(node for entry in self._limbo for node in entry.nodes)
+        held.update(self._copies.values())
+        kept, wrong = self.cache.check(held)
+        places = {"free": self.pool.free_pages(), "in the cache": kept}
+        places["leased"] = [page for lease in self._leases for page in lease.pages[lease.published :]]
+        places["in limbo"] = [page for entry in self._limbo for page in entry.pages]
+        seen = Counter(page for pages in places.values() for page in pages)
+        for page in range(1, self.total + 1):
+            if seen[page] != 1:
+                where = [name for name, pages in places.items() if page in pages]
+                wrong.append(f"page {page} is in {seen[page]} places: {', '.join(where) or 'nowhere'}")
+        return wrong
+
+    def rebuild(self) -> None:
+        """Start over with an empty cache. Only at idle, when no request holds a lease and no step is in flight."""
+        settled = self.settled
+        self._build(self.total)
+        self.settled = settled

@@ -1,0 +1,60 @@
+"""Logging: one readable line on a terminal, one plain line elsewhere; the request's id is on every line about it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextvars import ContextVar
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+PLAIN = "%(asctime)s %(levelname).1s %(role)s%(request)s %(message)s"
+MAX_LINE = 8192
+
+
+class _Context(logging.Filter):
+    """Adds the process's role and the request's id, and keeps one record to one line."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self.role = role
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.role = self.role
+        rid = request_id.get()
+        record.request = f" [{printable(rid)}]" if rid else ""
+        return True
+
+
+class _OneLine(logging.Formatter):
+    """Message text comes partly from requests: control characters must not be able to forge a second line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped and a length bound, safe for one line of log."""
+    if len(text) > MAX_LINE:
+        text = text[:MAX_LINE] + "..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def setup(level: str = "info", role: str = "ramify") -> None:
+    """Send records to stderr. Called once per process, by its entry point and nothing else."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(PLAIN, datefmt="%H:%M:%S"))
+    handler.addFilter(_Context(role))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "uvicorn", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def get(name: str) -> logging.Logger:
+    """The logger of a module; `name` is `__name__`."""
+    return logging.getLogger(name)

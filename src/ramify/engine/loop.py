@@ -1,0 +1,211 @@
+"""The engine's loop: decide, launch, learn, reply. One loop, whatever the depth.
+
+    depth 0    plan 1 - run 1 - commit 1 - plan 2 - run 2 - commit 2
+    depth 1    plan 1 - plan 2 (run 1) - commit 1 - plan 3 (run 2) - commit 2 ...
+    depth N    up to N steps are launched before the oldest is learned
+
+Sampling of a step is enqueued after the commit of the step before it, so that what constrains it is fresh.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ramify.core.errors import UserError
+from ramify.core.finish import Finish
+from ramify.schedule.scheduler import Scheduler
+from ramify.wire.channel import EngineEnd
+from ramify.wire.messages import Abort, Answer, Control, Replies, Reply, Submit, ToEngine
+from ramify.wire.plan import Plan
+from ramify.wire.result import StepResult
+
+log = logging.getLogger(__name__)
+
+GATED_POLL = 0.02  # seconds between looks at a queue that gates hold back while nothing runs
+
+
+class Pending(Protocol):
+    def wait(self) -> StepResult:
+        """The result of a step, or what it raised."""
+
+
+class Executor(Protocol):
+    """Obeys plans, in the order they are launched."""
+
+    def launch(self, plan: Plan) -> None:
+        """Start the forward pass; returns before it is done."""
+
+    def sample(self, plan: Plan, constraints: Any) -> Pending:
+        """Enqueue sampling of the step launched last."""
+
+    def drain(self) -> None:
+        """After an error: wait until nothing runs, and forget every step whose result was not asked for."""
+
+    def close(self) -> None: ...
+
+
+class Meter(Protocol):
+    """Is told of every step; keeps no more than numbers."""
+
+    def launched(self, plan: Plan) -> None: ...
+    def settled(self, plan: Plan, replies: Sequence[Reply]) -> None: ...
+    def idle(self) -> None: ...
+
+
+class NoMeter:
+    def launched(self, plan: Plan) -> None: ...
+    def settled(self, plan: Plan, replies: Sequence[Reply]) -> None: ...
+    def idle(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Flight:
+    """A step on its way: launched, and once `pending` is there, sampled."""
+
+    plan: Plan
+    pending: Pending | None = None
+
+
+class Loop:
+    """Turns messages into replies. `control` answers questions and orders; `on_idle_problem` hears of repairs."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        channel: EngineEnd,
+        *,
+        depth: int = 1,
+        control: Callable[[Loop, Control], None] | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.executor = executor
+        self.channel = channel
+        self.depth = depth
+        self.flying: deque[Flight] = deque()
+        self.stopping = False
+        self._control = control
+        self._meter = meter or NoMeter()
+        self._stuck = True  # the last step had nothing to do
+        self._checked = True  # the books were proved since the engine was last busy
+
+    def run(self) -> None:
+        """Until `stopping` is set by a control message."""
+        while not self.stopping:
+            self.step()
+
+    def step(self) -> None:
+        self.take_messages()
+        plan = self.scheduler.plan()
+        self.reply(self.scheduler.take_news())
+        if plan:
+            self.launch(plan)
+        if len(self.flying) > max(self.depth, 1) or not plan:
+            self.settle()
+        self.sample()
+        if self.depth == 0:
+            self.settle()
+        self._stuck = not plan and not self.flying
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def take_messages(self) -> None:
+        """What came in; blocks when there is nothing to do, so that idling costs no CPU."""
+        timeout: float | None = 0
+        if self._stuck:
+            timeout = None if self.scheduler.is_idle else GATED_POLL
+        if timeout is None:
+            self._prove_books()
+            self._meter.idle()
+        for message in self.channel.take(timeout):
+            self.handle(message)
+
+    def handle(self, message: ToEngine) -> None:
+        self._checked = self._stuck = False
+        if isinstance(message, Submit):
+            self._submit(message)
+        elif isinstance(message, Abort):
+            reply = self.scheduler.abort(message.rid, keep=message.keep)
+            if reply is not None and message.keep is None:
+                self.reply([reply])
+        elif self._control is None:
+            self.channel.send(message.origin, Answer(message.ticket, error="no control", status=501))
+        else:
+            self._control(self, message)
+
+    def _submit(self, submit: Submit) -> None:
+        try:
+            self.scheduler.submit(submit)
+        except UserError as e:
+            refused = Finish.abort(e.message, e.status, e.code)
+            self.reply([Reply(submit.rid, submit.origin, [], refused)])
+
+    def reply(self, replies: Sequence[Reply]) -> None:
+        """One message for each API worker that has news."""
+        if not replies:
+            return
+        by_origin: dict[int, list[Reply]] = defaultdict(list)
+        for reply in replies:
+            by_origin[reply.origin].append(reply)
+        for origin, items in by_origin.items():
+            self.channel.send(origin, Replies(items))
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def launch(self, plan: Plan) -> None:
+        try:
+            self.executor.launch(plan)
+        except Exception as e:  # noqa: BLE001  (any failure of a step is the requests' and not the server's)
+            while self.flying:
+                self.settle()
+            self.recover([plan], e)
+            return
+        self.flying.append(Flight(plan))
+        self._meter.launched(plan)
+
+    def sample(self) -> None:
+        """Enqueue sampling of what is launched; recovery may have swept it away."""
+        if self.flying and self.flying[-1].pending is None:
+            flight = self.flying[-1]
+            flight.pending = self.executor.sample(flight.plan, self.constraints(flight.plan))
+
+    def constraints(self, plan: Plan) -> None:
+        """What limits the tokens of this step. Grammar will speak here."""
+
+    def settle(self) -> None:
+        """Learn the oldest result."""
+        if not self.flying:
+            return
+        flight = self.flying.popleft()
+        assert flight.pending is not None, "a step is settled before it was sampled"
+        try:
+            result = flight.pending.wait()
+        except Exception as e:  # noqa: BLE001  (as in `launch`)
+            self.recover([flight.plan, *(later.plan for later in self.flying)], e)
+            return
+        replies = self.scheduler.commit(flight.plan, result)
+        self._meter.settled(flight.plan, replies)
+        self.reply(replies)
+
+    def recover(self, plans: list[Plan], error: Exception) -> None:
+        """A step raised. Nothing is in flight after this, and its requests will be tried one by one."""
+        log.error("step %d with %d rows failed: %s", plans[0].step, len(plans[0].rows), error, exc_info=error)
+        self.executor.drain()
+        self.flying.clear()
+        self.reply(self.scheduler.retract(plans, error))
+
+    def _prove_books(self) -> None:
+        """At idle every page must be accounted for. If not, say so, start over with an empty cache, and go on."""
+        if self._checked:
+            return
+        self._checked = True
+        wrong = self.scheduler.ledger.check()
+        if wrong or self.scheduler.ledger.used:
+            held = self.scheduler.ledger.used
+            log.error("page accounting is wrong at idle (%d pages held by nobody), rebuilding: %s", held, wrong[:20])
+            self.scheduler.ledger.rebuild()

@@ -1,0 +1,508 @@
+"""Who runs next. One scheduler per replica; it decides, and nobody else does.
+
+    submit ──> waiting ──admit──> running ──commit──> finished
+                  ^                  │
+                  └─── preempt ──────┘      pages ran out, a higher priority, or a step that raised
+
+`plan` may run ahead of what is known: it works on upper bounds, and `commit` corrects them when a step's result is
+in. `running` is kept in order of precedence (priority, then arrival): the last of it is preempted first, and the first
+can always go on, because what could never fit alone was refused when it came.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ramify.cache.ledger import FULL, Ledger
+from ramify.cache.prefix import Match
+from ramify.core.errors import BadRequest, Overloaded, UserError
+from ramify.core.finish import Finish
+from ramify.schedule.budget import Reserve, StepBudget
+from ramify.schedule.drafter import Drafter, NoDrafter
+from ramify.schedule.gate import FollowTheLeader, Gate, Refuse, Wait
+from ramify.schedule.policy import Fcfs, Policy
+from ramify.schedule.request import Request, Status
+from ramify.wire.messages import Reply, Submit
+from ramify.wire.plan import Grant, Opened, PageCopy, Plan, Row
+from ramify.wire.result import StepResult
+
+
+class Observer(Protocol):
+    """Is told what happens to requests, for metrics; must not change them."""
+
+    def admitted(self, request: Request) -> None: ...
+    def first_token(self, request: Request) -> None: ...
+    def preempted(self, request: Request) -> None: ...
+    def finished(self, request: Request) -> None: ...
+
+
+class NoObserver:
+    def admitted(self, request: Request) -> None: ...
+    def first_token(self, request: Request) -> None: ...
+    def preempted(self, request: Request) -> None: ...
+    def finished(self, request: Request) -> None: ...
+
+
+@dataclass(slots=True)
+class Counts:
+    """Sums since the start, for metrics and the throughput line."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making."""
+
+    step: int
+    allowance: int  # prompt tokens that still fit
+    rows: list[Row] = field(default_factory=list)
+    opened: list[Opened] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+    copies: list[PageCopy] = field(default_factory=list)
+
+
+def _precedence(request: Request) -> tuple[int, int]:
+    return (-request.priority, request.order)
+
+
+class Scheduler:
+    """Requests in, plans out, results in, replies out.
+
+    `eos_ids` end any request that does not ignore them. `clock` gives seconds and is only looked at for metrics.
+    """
+
+    SOLO_CHUNK = 64  # tokens of a step that retries a request after a failure
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        budget: StepBudget,
+        *,
+        eos_ids: Iterable[int] = (),
+        policy: Policy | None = None,
+        gates: Sequence[Gate] = (),
+        drafter: Drafter | None = None,
+        max_queued: int | None = None,
+        conservativeness: float = 1.0,
+        preempt_above: int = 0,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.ledger = ledger
+        self.budget = budget
+        self.eos_ids = frozenset(eos_ids)
+        self.policy = policy or Fcfs()
+        self.gates: list[Gate] = [FollowTheLeader(self, ledger.page_size), *gates]
+        self.drafter = drafter or NoDrafter()
+        self.max_queued = max_queued
+        self.preempt_above = preempt_above
+        self.observer = observer or NoObserver()
+        self.clock = clock
+        self.counts = Counts()
+        self.reserve = Reserve(conservativeness)
+        self.waiting: list[Request] = []  # sorted by precedence
+        self.running: list[Request] = []  # likewise
+        self.requests: dict[str, Request] = {}  # by id: waiting and running
+        self.step = 0
+        self._slots: list[Request | None] = [None] * budget.rows
+        self._free_slots = list(range(budget.rows - 1, -1, -1))
+        self._closed: list[int] = []
+        self._epochs = 0
+        self._arrivals = 0
+        self._lots = random.Random(seed)
+        self._short_for: Request | None = None  # could not be admitted for want of pages
+        self._suspects: set[Request] = set()  # were in a step that raised
+        self._news: list[Reply] = []  # of requests that ended while a plan was made
+
+    # -- requests come and go ----------------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.requests
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit the whole pool."""
+        return self.ledger.total * self.ledger.page_size
+
+    def submit(self, submit: Submit) -> Request:
+        """Queue a request; raises `UserError` if it is refused."""
+        if submit.rid in self.requests:
+            raise BadRequest(f"a request with the id {submit.rid!r} is already running", param="rid")
+        if self.max_queued is not None and len(self.waiting) >= self.max_queued:
+            raise Overloaded("The request queue is full.")
+        params = submit.params
+        eos = frozenset() if params.ignore_eos else self.eos_ids
+        request = Request(
+            submit,
+            order=self._arrivals,
+            max_new=self._fit(submit),
+            stop_ids=eos.union(params.stop_token_ids or ()),
+            lot=self._lots.random(),
+        )
+        self._arrivals += 1
+        self.requests[request.id] = request
+        insort(self.waiting, request, key=_precedence)
+        return request
+
+    def _fit(self, submit: Submit) -> int:
+        """The number of tokens it may write, given that it must fit the pool alone (the last needs no page)."""
+        prompt, room = len(submit.tokens), self.capacity - len(submit.tokens) + 1
+        if prompt == 0:
+            raise BadRequest("the prompt is empty", param="input_ids")
+        if room < 1 or (submit.max_new_tokens > room and not submit.may_shorten):
+            raise BadRequest(
+                f"the request needs {prompt + submit.max_new_tokens} tokens of KV cache ({prompt} of the prompt and "
+                f"{submit.max_new_tokens} to generate) and the server has {self.capacity}",
+                code="kv_cache_too_small",
+            )
+        return min(submit.max_new_tokens, room)
+
+    def abort(self, rid: str, *, keep: int | None = None, finish: Finish | None = None) -> Reply | None:
+        """End a request now, at any point of its life. Returns its last reply; None if there is no such request.
+
+        `keep` cuts its output to that many tokens first, as if the rest had never been.
+        """
+        request = self.requests.get(rid)
+        if request is None:
+            return None
+        if keep is not None:
+            self._cut(request, request.prompt_len + keep)
+        self._end(request, finish or Finish.abort())
+        return request.take_reply()
+
+    def _cut(self, request: Request, tokens: int) -> None:
+        del request.tokens[tokens:]
+        request.computed = min(request.computed, len(request.tokens))
+
+    # -- planning ----------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan | None:
+        """Decide one step, ahead of the results of those in flight. None where there is nothing to compute now."""
+        generating = sum(r.planned >= len(r.tokens) - 1 for r in self.running)
+        draft = _Draft(self.step + 1, self.budget.prompt_tokens(generating))
+        if self._suspects:
+            self._plan_suspects(draft)
+        else:
+            self._push_out()
+            self._continue(draft)
+            self._admit(draft)
+        self.reserve.went_well()
+        return self._issue(draft)
+
+    def _issue(self, draft: _Draft) -> Plan | None:
+        if not (draft.rows or draft.opened):
+            return None
+        self.step = draft.step
+        self.counts.steps += 1
+        closed, self._closed = self._closed, []
+        return Plan(draft.step, draft.rows, draft.opened, draft.grants, draft.copies, closed)
+
+    def _continue(self, draft: _Draft) -> None:
+        """Rows for what runs, in order of precedence, so that only requests behind can be preempted for those ahead."""
+        at = 0
+        while at < len(self.running):
+            request = self.running[at]
+            at += 1
+            self._continue_one(draft, request, at)
+
+    def _continue_one(self, draft: _Draft, request: Request, behind: int) -> None:
+        left = len(request.tokens) - request.planned
+        if left > 1:
+            self._add_chunk(draft, request, left, behind)
+            return
+        if request.max_new == 0:
+            wanted = left == 1  # prefill only
+        else:
+            wanted = len(request.tokens) - request.prompt_len + request.yielding < request.max_new
+        if not wanted:
+            return
+        drafts = self._guess(request, left)
+        positions = request.planned + 1 + len(drafts)
+        if positions <= len(request.held.pages) * self.ledger.page_size or self._make_room(request, positions, behind):
+            self._add_row(draft, request, 1 + len(drafts), request.max_new > 0, drafts)
+
+    def _guess(self, request: Request, left: int) -> tuple[int, ...]:
+        """Drafts for a request whose every token is known; with a step in flight nobody knows what they would follow."""
+        room = request.remaining - 1
+        return self.drafter.propose(request, room) if left == 1 and room > 0 else ()
+
+    def _add_chunk(self, draft: _Draft, request: Request, left: int, behind: int) -> None:
+        """The next piece of a prompt: as much as the step and the pages allow."""
+        count = min(left, draft.allowance)
+        if count <= 0:
+            return
+        lease = request.held
+        within = (len(lease.pages) + self.ledger.available) * self.ledger.page_size - request.planned
+        if within > 0:
+            count = min(count, within)
+            self.ledger.grow(lease, request.planned + count)
+        elif not self._make_room(request, request.planned + count, behind):
+            return
+        draft.allowance -= count
+        self._add_row(draft, request, count, count == left and request.max_new > 0)
+
+    def _add_row(self, draft: _Draft, request: Request, count: int, sample: bool, drafts: tuple[int, ...] = ()) -> None:
+        lease = request.held
+        if lease.granted < len(lease.pages):
+            draft.grants.append(Grant(request.slot, FULL, self.ledger.ungranted(lease)))
+        first = request.planned + 1  # the first token this row could score
+        score = -1
+        if request.wants is not None and request.scored < request.prompt_len:
+            score = max(request.wants.start, 1, first)
+            score = score if score <= min(request.planned + count, request.prompt_len - 1) else -1
+        draft.rows.append(Row(request.slot, request.epoch, count, sample, drafts, score))
+        request.planned += count
+        request.flying += 1
+        request.yielding += sample
+        request.last_step = draft.step
+
+    def _make_room(self, request: Request, positions: int, behind: int) -> bool:
+        """Get pages for `positions`, preempting from the end those behind index `behind`. False: sit this step out."""
+        while not self.ledger.grow(request.held, positions):
+            if self.ledger.in_limbo or len(self.running) <= behind:
+                return False  # pages are on their way, or those ahead will bring them
+            self._preempt(self.running[-1])
+            self.reserve.fell_short()
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        """Back to the queue: its committed tokens go to the cache, results in flight will find another epoch."""
+        self._leave(request)
+        request.status = Status.WAITING
+        request.preempted += 1
+        request.computed = request.planned = request.flying = request.yielding = 0
+        request.match = None
+        self.counts.preemptions += 1
+        self.observer.preempted(request)
+        insort(self.waiting, request, key=_precedence)
+
+    def _leave(self, request: Request) -> None:
+        """Give up slot and pages."""
+        lease, request.lease = request.held, None
+        self.running.remove(request)
+        self.ledger.close(lease, request.key(request.computed), request.computed, request.last_step)
+        self._slots[request.slot] = None
+        self._free_slots.append(request.slot)
+        self._closed.append(request.slot)
+        request.slot = -1
+
+    # -- admitting ---------------------------------------------------------------------------------------------------
+
+    def match(self, request: Request) -> Match:
+        """What the cache has of a request, remembered until the cache changes."""
+        version = self.ledger.cache.version
+        if request.match is None or request.match_version != version:
+            request.match = self.ledger.match(request.key(request.match_limit), request.salt)
+            request.match_version = version
+        return request.match
+
+    def touch(self, match: Match) -> None:
+        self.ledger.cache.touch(match)
+
+    def _push_out(self) -> None:
+        """Where the policy says so, the first that waits pushes out the last that runs, if that is less important."""
+        if not (self.policy.preempts and self.waiting and self.running):
+            return
+        first, last = self.waiting[0], self.running[-1]
+        if (not self._free_slots or self._short_for is first) and first.priority > last.priority + self.preempt_above:
+            self._preempt(last)
+
+    def _admit(self, draft: _Draft) -> None:
+        self._short_for = None
+        if not self._free_slots or not self.waiting or draft.allowance <= 0:
+            return
+        kept = self.reserve.tokens(self.running)
+        for request in list(self.policy.order(self.waiting, self)):
+            if not self._free_slots or draft.allowance <= 0:
+                break
+            verdict = self._ask_gates(request)
+            if isinstance(verdict, Refuse):
+                self._refuse(request, verdict.error)
+            elif not isinstance(verdict, Wait):
+                kept += self.reserve.tokens([request])
+                if not self._open(draft, request, kept):
+                    self._short_for = request
+                    break
+
+    def _ask_gates(self, request: Request) -> Wait | Refuse | None:
+        for gate in self.gates:
+            verdict = gate.verdict(request, self.running)
+            if isinstance(verdict, Wait | Refuse):
+                return verdict
+        return None
+
+    def _open(self, draft: _Draft, request: Request, kept: int) -> bool:
+        """Start a request, if after its whole prompt `kept` tokens stay free; alone it may always start."""
+        ledger = self.ledger
+        must_fit = bool(self.running or ledger.in_limbo)
+        lease, copies = ledger.open(ledger.match(request.key(request.match_limit), request.salt))
+        need = ledger.pages_for(len(request.tokens) + kept) - len(lease.pages)
+        if must_fit and need > ledger.available:
+            ledger.cancel(lease, copies)
+            return False
+        self._epochs += 1
+        request.lease, request.epoch, request.slot = lease, self._epochs, self._free_slots.pop()
+        request.status = Status.RUNNING
+        request.computed = request.planned = lease.start
+        request.catch_up = len(request.tokens)
+        self._slots[request.slot] = request
+        self.waiting.remove(request)
+        insort(self.running, request, key=_precedence)
+        draft.copies += copies
+        draft.opened.append(
+            Opened(
+                request.slot,
+                request.epoch,
+                list(request.tokens),
+                request.prompt_len,
+                lease.start,
+                request.params,
+                request.seed,
+                request.choice,
+                request.wants,
+            )
+        )
+        self._note_admission(request)
+        self._add_chunk(draft, request, len(request.tokens) - lease.start, len(self.running))
+        return True
+
+    def _note_admission(self, request: Request) -> None:
+        if request.cached >= 0:
+            return
+        request.cached = request.computed
+        request.started_at = self.clock()
+        self.counts.prompt_tokens += request.prompt_len
+        self.counts.cached_tokens += request.cached
+        self.observer.admitted(request)
+
+    def _refuse(self, request: Request, error: UserError) -> None:
+        self._end(request, Finish.abort(error.message, error.status, error.code))
+        self._news.append(request.take_reply())
+
+    def take_news(self) -> list[Reply]:
+        """Replies of requests that a gate refused while a plan was made."""
+        news, self._news = self._news, []
+        return news
+
+    # -- committing --------------------------------------------------------------------------------------------------
+
+    def commit(self, plan: Plan, result: StepResult) -> list[Reply]:
+        """Learn what a step gave. Rows of requests that have since ended or moved on are recognised and dropped."""
+        self.ledger.copied(result.done_copies)
+        replies = []
+        for index, row in enumerate(plan.rows):
+            request = self._slots[row.slot]
+            if request is None or request.epoch != row.epoch:
+                continue
+            request.flying -= 1
+            request.yielding -= row.sample
+            if result.faults and index in result.faults:
+                self._end(request, Finish.abort(result.faults[index], 500, "model_fault"))
+            else:
+                self._advance(request, row, result, index)
+            if request.finish is not None or (request.stride and len(request.unsent) >= request.stride):
+                replies.append(request.take_reply())
+        self.ledger.settle(plan.step)
+        return replies
+
+    def _advance(self, request: Request, row: Row, result: StepResult, index: int) -> None:
+        tokens = result.tokens[index]
+        rejected = 1 + len(row.drafts) - len(tokens) if row.sample else 0
+        was_catching_up = request.is_catching_up
+        request.computed += row.count - rejected
+        request.planned -= rejected
+        self._suspects.discard(request)
+        self.counts.computed_tokens += row.count
+        scored = result.logprobs.get(index) if result.logprobs else None
+        if scored is not None and scored.prompt is not None:
+            request.add_prompt_logprobs(scored.prompt)
+        if was_catching_up:
+            known = min(request.computed, request.catch_up)
+            self.ledger.publish(request.held, request.key(known), known)
+        taken = self._take_tokens(request, tokens)
+        if scored is not None and scored.output is not None:
+            request.add_output_logprobs(scored.output, taken)
+        if request.max_new == 0 and request.computed >= request.prompt_len:
+            self._end(request, Finish.at_length(0))
+
+    def _take_tokens(self, request: Request, tokens: list[int]) -> int:
+        """Append what was sampled, up to and with the token that ends the request. Returns how many that is."""
+        for number, token in enumerate(tokens, 1):
+            request.tokens.append(token)
+            request.unsent.append(token)
+            outputs = len(request.tokens) - request.prompt_len
+            if outputs == 1:
+                request.first_token_at = self.clock()
+                self.observer.first_token(request)
+            self.counts.generated_tokens += 1
+            if token in request.stop_ids:
+                self._end(request, Finish.stop(token))
+                return number
+            if outputs >= request.max_new:
+                self._end(request, Finish.at_length(outputs))
+                return number
+        return len(tokens)
+
+    def _end(self, request: Request, finish: Finish) -> None:
+        request.computed = min(request.computed, len(request.tokens))
+        if request.status is Status.RUNNING:
+            self._leave(request)
+        elif request.status is Status.WAITING:
+            self.waiting.remove(request)
+        request.status = Status.FINISHED
+        request.finish = finish
+        del self.requests[request.id]
+        self._suspects.discard(request)
+        self.observer.finished(request)
+
+    # -- when a step raises ------------------------------------------------------------------------------------------
+
+    def retract(self, plans: Sequence[Plan], error: BaseException) -> list[Reply]:
+        """`plans[0]` raised, and the steps launched after it cannot be trusted; all of them are over.
+
+        Their requests go back to the queue as suspects and are tried alone, in small steps, until one succeeds. A
+        suspect that was alone and failed ends with an error of its own.
+        """
+        replies = []
+        alone = len(plans[0].rows) == 1
+        for plan in plans:
+            self.ledger.copied([copy.ticket for copy in plan.copies])
+            for request in self._requests_of(plan):
+                if alone and plan is plans[0] and request in self._suspects:
+                    self._end(request, Finish.abort(f"the model failed on this request: {error}", 500, "model_failed"))
+                    replies.append(request.take_reply())
+                else:
+                    self._preempt(request)
+                    self._suspects.add(request)
+        self.ledger.settle(plans[-1].step)
+        return replies
+
+    def _requests_of(self, plan: Plan) -> list[Request]:
+        """The requests that a plan opened or computes and that are still where it left them."""
+        places = {(row.slot, row.epoch) for row in plan.rows} | {(new.slot, new.epoch) for new in plan.opened}
+        found = [self._slots[slot] for slot, epoch in sorted(places)]
+        return [r for r in found if r is not None and (r.slot, r.epoch) in places]
+
+    def _plan_suspects(self, draft: _Draft) -> None:
+        """One suspect at a time. Where there is no room to start one, the others go on until there is."""
+        draft.allowance = min(draft.allowance, self.SOLO_CHUNK)
+        running = next((r for r in self.running if r in self._suspects), None)
+        if running is not None:
+            if not running.flying:
+                self._continue_one(draft, running, len(self.running))
+            return
+        suspect = min(self._suspects, key=_precedence)
+        if not self._free_slots or not self._open(draft, suspect, 0):
+            self._continue(draft)

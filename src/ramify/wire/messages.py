@@ -1,0 +1,99 @@
+"""What crosses between an API process and the engine: plain frozen structs, encoded by `wire.codec`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ramify.core.finish import Finish
+from ramify.core.params import SamplingParams
+from ramify.wire.plan import LogprobsWanted
+from ramify.wire.result import TokenLogprobs
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """One generation: a prompt's ids and what is wanted of it. `n` choices are `n` of these.
+
+    `origin` is the API worker that gets the replies. `arrived` is CLOCK_MONOTONIC seconds. `max_new_tokens` is
+    settled by the API process; where `may_shorten` it was a default and gives way to what the pool can hold.
+    `salt` separates prefixes that must not be shared. A reply comes every `stride` tokens, at the end only if 0.
+    """
+
+    rid: str
+    origin: int
+    tokens: list[int]
+    params: SamplingParams
+    max_new_tokens: int
+    may_shorten: bool
+    seed: int
+    choice: int = 0
+    priority: int = 0
+    salt: str = ""
+    arrived: float = 0.0
+    stride: int = 1
+    logprobs: LogprobsWanted | None = None
+
+
+class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """End a request at once. With `keep`, a text stop: tokens past the first `keep` outputs never existed."""
+
+    rid: str
+    keep: int | None = None
+
+
+class Control(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A question or an order to the engine; `ticket` comes back in the `Answer`."""
+
+    ticket: int
+    origin: int
+    name: str
+    args: dict[str, Any] = {}
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """News of one request: tokens since the last reply, and how it ended if it did.
+
+    `origin` is the API worker it goes to. `cached` is how many prompt tokens came from the prefix cache, `preempted`
+    how often the request had to be recomputed.
+    """
+
+    rid: str
+    origin: int
+    tokens: list[int]
+    finish: Finish | None = None
+    cached: int = 0
+    preempted: int = 0
+    prompt_logprobs: TokenLogprobs | None = None
+    output_logprobs: TokenLogprobs | None = None
+
+
+class Replies(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """All news of one step for one API worker: one message, one wake-up."""
+
+    items: list[Reply]
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The engine's answer to a `Control`; `error` says why not, `status` with which HTTP status."""
+
+    ticket: int
+    value: Any = None
+    error: str | None = None
+    status: int = 400
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The engine has loaded and serves; `facts` are what the info routes show."""
+
+    facts: dict[str, Any]
+
+
+class Farewell(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The engine is gone: every open request fails with `reason`. Sent by the channel where the engine cannot."""
+
+    reason: str
+
+
+ToEngine = Submit | Abort | Control
+ToClient = Replies | Answer | Hello | Farewell

@@ -1,0 +1,151 @@
+"""An executor without a model, which can tell when it is lied to.
+
+It keeps (token, position) in every page slot, poisons pages that are freed, applies copies when they run, and derives
+each output token from what it reads THROUGH the page tables: a page used too early, freed too early or not copied
+gives another token, and is noted in `damage`. Steps run late, when their result is waited for, so that whatever the
+scheduler does between launch and result meets them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ramify.wire.plan import Opened, Plan, Row
+from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
+
+POISON = (-1, -1)
+
+
+def next_token(tokens: Iterable[int], vocab: int) -> int:
+    """The token that follows `tokens`: any fixed function of all of them in order does."""
+    state = 17
+    for token in tokens:
+        state = (state * 1_000_003 + token + 1) & 0xFFFFFFFF
+    state ^= state >> 15
+    return (state * 0x2C1B3C6D >> 7) % vocab
+
+
+@dataclass(slots=True)
+class _Slot:
+    opened: Opened
+    tokens: list[int]
+    length: int
+    pages: list[int] = field(default_factory=list)
+
+
+class FakePending:
+    def __init__(self, executor: FakeExecutor, step: int) -> None:
+        self._executor, self._step = executor, step
+
+    def wait(self) -> StepResult:
+        """Run everything up to this step and give its result; raises what the step raised."""
+        return self._executor.result(self._step)
+
+
+class FakeExecutor:
+    """`pages` x `page_size` slots of memory, a vocabulary of `vocab` tokens."""
+
+    def __init__(self, pages: int, page_size: int, vocab: int = 50) -> None:
+        self.page_size = page_size
+        self.vocab = vocab
+        self.memory: list[list[tuple[int, int]]] = [[POISON] * page_size for _ in range(pages + 1)]
+        self.slots: dict[int, _Slot] = {}
+        self.damage: list[str] = []
+        self.steps = 0
+        self._queue: deque[Plan] = deque()
+        self._results: dict[int, StepResult | Exception] = {}
+
+    def launch(self, plan: Plan) -> None:
+        self._queue.append(plan)
+
+    def sample(self, plan: Plan, constraints: object = None) -> FakePending:
+        return FakePending(self, plan.step)
+
+    def poison(self, pages: Iterable[int]) -> None:
+        """These pages were given back to the pool."""
+        for page in pages:
+            self.memory[page] = [POISON] * self.page_size
+
+    def drain(self) -> None:
+        """Forget what was launched and has not run."""
+        self._queue.clear()
+        self._results.clear()
+
+    def close(self) -> None: ...
+
+    def result(self, step: int) -> StepResult:
+        while step not in self._results:
+            plan = self._queue.popleft()
+            try:
+                self._results[plan.step] = self.run(plan)
+            except Exception as e:  # noqa: BLE001  (kept for whoever waits, as a real executor does)
+                self._results[plan.step] = e
+        result = self._results.pop(step)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def run(self, plan: Plan) -> StepResult:
+        self.steps += 1
+        for slot in plan.closed:
+            self.slots.pop(slot, None)
+        for new in plan.opened:
+            self.slots[new.slot] = _Slot(new, list(new.tokens), new.start)
+        for grant in plan.grants:
+            self.slots[grant.slot].pages += grant.pages
+        for copy in plan.copies:
+            self.copy(copy.source, copy.target)
+        tokens: list[list[int]] = []
+        logprobs: dict[int, RowLogprobs] = {}
+        for index, row in enumerate(plan.rows):
+            tokens.append(self.compute(row))
+            if row.logprobs_from >= 0:
+                logprobs[index] = self.score(row)
+        return StepResult(plan.step, tokens, logprobs, [copy.ticket for copy in plan.copies], {})
+
+    def copy(self, source: int, target: int) -> None:
+        self.memory[target] = list(self.memory[source])
+
+    def compute(self, row: Row) -> list[int]:
+        slot = self.slots[row.slot]
+        if slot.opened.epoch != row.epoch:
+            self.damage.append(f"row of epoch {row.epoch} for a slot of epoch {slot.opened.epoch}")
+        known = len(slot.tokens)
+        slot.tokens += row.drafts
+        for position in range(slot.length, slot.length + row.count):
+            self.write(slot, position)
+        if not row.sample:
+            slot.length += row.count
+            return []
+        del slot.tokens[known:]
+        given: list[int] = []
+        for draft in (*row.drafts, None):
+            token = next_token(self.read(slot, known + len(given)), self.vocab)
+            given.append(token)
+            if token != draft:
+                break
+        slot.length += row.count - 1 - len(row.drafts) + len(given)
+        slot.tokens += given
+        return given
+
+    def write(self, slot: _Slot, position: int) -> None:
+        page, offset = divmod(position, self.page_size)
+        self.memory[slot.pages[page]][offset] = (slot.tokens[position], position)
+
+    def read(self, slot: _Slot, end: int) -> Iterable[int]:
+        """Tokens at positions below `end`, as they stand in memory."""
+        for position in range(end):
+            page, offset = divmod(position, self.page_size)
+            token, written = self.memory[slot.pages[page]][offset]
+            if written != position:
+                self.damage.append(f"position {position} reads what was written for {written}")
+            yield token
+
+    def score(self, row: Row) -> RowLogprobs:
+        """A stand-in: the log probability of a prompt token is minus its index."""
+        slot = self.slots[row.slot]
+        last = min(slot.length, slot.opened.prompt_len - 1)
+        scored = range(row.logprobs_from, last + 1)
+        return RowLogprobs(prompt=TokenLogprobs(row.logprobs_from, [-float(i) for i in scored]))
