@@ -15,7 +15,7 @@ to write.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from ramify.cache.prefix import TOKEN_BYTES, Match, NoPrefix, PrefixCache
 from ramify.cache.tree import RadixTree
 from ramify.wire.plan import PageCopy
 
+AHEAD = 16  # tokens; pages of this size and above are taken one by one
 FULL = 0  # the group of ordinary attention layers: every position, for ever
 
 
@@ -58,7 +59,7 @@ class Ledger:
     """
 
     def __init__(
-        self, pages: int, page_size: int, *, reuse: bool = True, freed: Callable[[list[int]], None] | None = None
+        self, pages: int, page_size: int, *, reuse: bool = True, freed: Callable[[Iterable[int]], None] | None = None
     ) -> None:
         self.page_size = page_size
         self.reuse = reuse
@@ -136,10 +137,15 @@ class Ledger:
         self._release([lease.node], lease.pages[lease.published :])
 
     def grow(self, lease: Lease, tokens: int) -> bool:
-        """Make room for `tokens` positions; False, and nothing is done, where there are not enough pages."""
+        """Make room for `tokens` positions; False, and nothing is done, where there are not enough pages.
+
+        Where pages lie free, a request that asks for one gets a few tokens' worth, so that it asks less often.
+        """
         need = -(-tokens // self.page_size) - len(lease.pages)
         if need <= 0:
             return True
+        if need * self.page_size < AHEAD <= len(self.pool):
+            need = AHEAD // self.page_size
         pages = self._take(need)
         if pages is None:
             return False

@@ -174,8 +174,9 @@ class Loop:
             flight = self.flying[-1]
             flight.pending = self.executor.sample(flight.plan, self.constraints(flight.plan))
 
-    def constraints(self, plan: Plan) -> None:
-        """What limits the tokens of this step. Grammar will speak here."""
+    def constraints(self, plan: Plan) -> Any:
+        """What limits the tokens of this step: nothing yet, grammars later."""
+        return None
 
     def settle(self) -> None:
         """Learn the oldest result."""

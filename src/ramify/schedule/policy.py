@@ -62,9 +62,10 @@ class LongestPrefix:
     """`lpm`: what finds most of itself in the cache goes first, which visits the tree of prompts depth first.
 
     Depth first is the optimum for a batch as long as the longest request fits (Zheng et al. 2024, theorem 3.1). With
-    many waiting, asking the cache for each costs more than it gives: sorted prompts are in depth-first order too.
-    What the cache holds for waiting requests is touched, last in order first, so that eviction takes what nobody
-    waits for, and then what is wanted last.
+    many waiting, asking the cache for each costs more than it gives: sorted prompts are in depth-first order too. A
+    prompt that another begins with goes before it, since the last token of a prompt is always computed. What the
+    cache holds for waiting requests is touched, last in order first, so that eviction takes what nobody waits for,
+    and then what is wanted last.
     """
 
     preempts = False
@@ -77,20 +78,44 @@ class LongestPrefix:
     def order(self, waiting: Sequence[Request], prefixes: Prefixes) -> Iterable[Request]:
         if len(waiting) > self._exact:
             return self._depth_first(waiting)
-        found = [(-r.priority, -prefixes.match(r).tokens, r.order, r) for r in waiting]
-        found.sort()
-        for *_, request in reversed(found):
+        by_hit = sorted(waiting, key=lambda r: (-r.priority, -prefixes.match(r).tokens, r.order))
+        ordered = _beginnings_first(by_hit)
+        for request in reversed(ordered):
             prefixes.touch(prefixes.match(request))
-        return [request for *_, request in found]
+        return ordered
 
     def _depth_first(self, waiting: Sequence[Request]) -> Iterable[Request]:
         newest = max(r.order for r in waiting)
         if newest != self._newest or len(self._sorted) < len(waiting):
             self._newest = newest
-            self._sorted = sorted(waiting, key=lambda r: (-r.priority, r.salt, r.prompt_key))
+            self._sorted = sorted(waiting, key=lambda r: (-r.priority, r.salt, r.prompt_key, r.order))
         else:
             self._sorted = [r for r in self._sorted if r.status is Status.WAITING]
         return self._sorted
+
+
+def _beginnings_first(requests: Sequence[Request]) -> list[Request]:
+    """The same order, except that a prompt with which another one begins stands before it."""
+    beginning: dict[Request, Request] = {}
+    stack: list[Request] = []
+    for request in sorted(requests, key=lambda r: (-r.priority, r.salt, r.prompt_key, r.order)):
+        while stack and not _begins(stack[-1], request):
+            stack.pop()
+        if stack:
+            beginning[request] = stack[-1]
+        stack.append(request)
+    ordered: dict[Request, None] = {}
+    for request in requests:
+        chain = [request]
+        while (earlier := beginning.get(chain[-1])) is not None and earlier not in ordered:
+            chain.append(earlier)
+        ordered.update(dict.fromkeys(reversed(chain)))
+    return list(ordered)
+
+
+def _begins(short: Request, long: Request) -> bool:
+    same = short.priority == long.priority and short.salt == long.salt
+    return same and long.prompt_key.startswith(short.prompt_key)
 
 
 class DfsWeight:

@@ -69,6 +69,7 @@ class _Draft:
     opened: list[Opened] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
     copies: list[PageCopy] = field(default_factory=list)
+    deferred: list[Request] = field(default_factory=list)  # prompts that let somebody more important go first
 
 
 def _precedence(request: Request) -> tuple[int, int]:
@@ -198,6 +199,7 @@ class Scheduler:
             self._push_out()
             self._continue(draft)
             self._admit(draft)
+            self._continue_deferred(draft)
         self.reserve.went_well()
         return self._issue(draft)
 
@@ -210,22 +212,45 @@ class Scheduler:
         return Plan(draft.step, draft.rows, draft.opened, draft.grants, draft.copies, closed)
 
     def _continue(self, draft: _Draft) -> None:
-        """Rows for what runs, in order of precedence, so that only requests behind can be preempted for those ahead."""
+        """Rows for what runs, in order of precedence, so that only requests behind can be preempted for those ahead.
+
+        The common case, one more token for a request that has the room, is written out: this is the hot loop.
+        """
+        page_size, running, rows, step = self.ledger.page_size, self.running, draft.rows, draft.step
+        no_drafts = isinstance(self.drafter, NoDrafter)
         at = 0
-        while at < len(self.running):
-            request = self.running[at]
+        while at < len(running):
+            request = running[at]
             at += 1
-            self._continue_one(draft, request, at)
+            planned, lease = request.planned, request.held
+            if (
+                len(request.tokens) - planned > 1
+                or planned >= len(lease.pages) * page_size
+                or lease.granted < len(lease.pages)
+                or request.scored < request.prompt_len
+                or not (no_drafts and request.max_new)
+            ):
+                self._continue_one(draft, request, at)
+            elif len(request.tokens) - request.prompt_len + request.yielding < request.max_new:
+                rows.append(Row(request.slot, request.epoch, 1, True))
+                request.planned = planned + 1
+                request.flying += 1
+                request.yielding += 1
+                request.last_step = step
 
     def _continue_one(self, draft: _Draft, request: Request, behind: int) -> None:
+        """A row for one request, if there is anything left to compute. Those from index `behind` on may give way."""
         left = len(request.tokens) - request.planned
+        if left > 1 and self.waiting and self.waiting[0].priority > request.priority:
+            draft.deferred.append(request)
+            return
         if left > 1:
             self._add_chunk(draft, request, left, behind)
             return
         if request.max_new == 0:
             wanted = left == 1  # prefill only
         else:
-            wanted = len(request.tokens) - request.prompt_len + request.yielding < request.max_new
+            wanted = request.outputs + request.yielding < request.max_new
         if not wanted:
             return
         drafts = self._guess(request, left)
@@ -233,8 +258,14 @@ class Scheduler:
         if positions <= len(request.held.pages) * self.ledger.page_size or self._make_room(request, positions, behind):
             self._add_row(draft, request, 1 + len(drafts), request.max_new > 0, drafts)
 
+    def _continue_deferred(self, draft: _Draft) -> None:
+        """Prompts under way whose turn came while somebody more important was waiting to be admitted."""
+        for request in draft.deferred:
+            left = len(request.tokens) - request.planned
+            self._add_chunk(draft, request, left, len(self.running))
+
     def _guess(self, request: Request, left: int) -> tuple[int, ...]:
-        """Drafts for a request whose every token is known; with a step in flight nobody knows what they would follow."""
+        """Drafts for a request whose every token is known; with a step in flight, what would they follow?"""
         room = request.remaining - 1
         return self.drafter.propose(request, room) if left == 1 and room > 0 else ()
 
@@ -401,59 +432,64 @@ class Scheduler:
     def commit(self, plan: Plan, result: StepResult) -> list[Reply]:
         """Learn what a step gave. Rows of requests that have since ended or moved on are recognised and dropped."""
         self.ledger.copied(result.done_copies)
+        self.counts.computed_tokens += plan.tokens
         replies = []
+        slots, special = self._slots, bool(result.faults or result.logprobs or self._suspects)
         for index, row in enumerate(plan.rows):
-            request = self._slots[row.slot]
+            request = slots[row.slot]
             if request is None or request.epoch != row.epoch:
                 continue
             request.flying -= 1
             request.yielding -= row.sample
-            if result.faults and index in result.faults:
-                self._end(request, Finish.abort(result.faults[index], 500, "model_fault"))
-            else:
+            if special or row.count > 1 or request.computed < request.catch_up:
                 self._advance(request, row, result, index)
-            if request.finish is not None or (request.stride and len(request.unsent) >= request.stride):
+            else:
+                request.computed += 1
+                self._take_token(request, result.tokens[index][0])
+            if request.finish is not None or 0 < request.stride <= len(request.unsent):
                 replies.append(request.take_reply())
         self.ledger.settle(plan.step)
         return replies
 
     def _advance(self, request: Request, row: Row, result: StepResult, index: int) -> None:
+        """The result of a row of any kind."""
+        if index in result.faults:
+            self._end(request, Finish.abort(result.faults[index], 500, "model_fault"))
+            return
         tokens = result.tokens[index]
         rejected = 1 + len(row.drafts) - len(tokens) if row.sample else 0
         was_catching_up = request.is_catching_up
         request.computed += row.count - rejected
         request.planned -= rejected
         self._suspects.discard(request)
-        self.counts.computed_tokens += row.count
-        scored = result.logprobs.get(index) if result.logprobs else None
+        scored = result.logprobs.get(index)
         if scored is not None and scored.prompt is not None:
             request.add_prompt_logprobs(scored.prompt)
         if was_catching_up:
             known = min(request.computed, request.catch_up)
             self.ledger.publish(request.held, request.key(known), known)
-        taken = self._take_tokens(request, tokens)
+        taken = 0
+        while taken < len(tokens) and request.finish is None:
+            self._take_token(request, tokens[taken])
+            taken += 1
         if scored is not None and scored.output is not None:
             request.add_output_logprobs(scored.output, taken)
         if request.max_new == 0 and request.computed >= request.prompt_len:
             self._end(request, Finish.at_length(0))
 
-    def _take_tokens(self, request: Request, tokens: list[int]) -> int:
-        """Append what was sampled, up to and with the token that ends the request. Returns how many that is."""
-        for number, token in enumerate(tokens, 1):
-            request.tokens.append(token)
-            request.unsent.append(token)
-            outputs = len(request.tokens) - request.prompt_len
-            if outputs == 1:
-                request.first_token_at = self.clock()
-                self.observer.first_token(request)
-            self.counts.generated_tokens += 1
-            if token in request.stop_ids:
-                self._end(request, Finish.stop(token))
-                return number
-            if outputs >= request.max_new:
-                self._end(request, Finish.at_length(outputs))
-                return number
-        return len(tokens)
+    def _take_token(self, request: Request, token: int) -> None:
+        """Append a sampled token; it may be the last."""
+        request.tokens.append(token)
+        request.unsent.append(token)
+        outputs = len(request.tokens) - request.prompt_len
+        self.counts.generated_tokens += 1
+        if outputs == 1:
+            request.first_token_at = self.clock()
+            self.observer.first_token(request)
+        if token in request.stop_ids:
+            self._end(request, Finish.stop(token))
+        elif outputs >= request.max_new:
+            self._end(request, Finish.at_length(outputs))
 
     def _end(self, request: Request, finish: Finish) -> None:
         request.computed = min(request.computed, len(request.tokens))
@@ -502,6 +538,7 @@ class Scheduler:
         if running is not None:
             if not running.flying:
                 self._continue_one(draft, running, len(self.running))
+                self._continue_deferred(draft)
             return
         suspect = min(self._suspects, key=_precedence)
         if not self._free_slots or not self._open(draft, suspect, 0):

@@ -96,7 +96,7 @@ def _socket(kind: int) -> Any:
     """A socket without a high-water mark, so that sending does not block, and without lingering at exit."""
     import zmq
 
-    socket = zmq.Context.instance().socket(kind)
+    socket: Any = zmq.Context.instance().socket(kind)
     socket.set_hwm(0)
     socket.linger = 200
     return socket
