@@ -1,1 +1,6 @@
 """Shared by all layers of tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `assets`

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,6 +56,22 @@ class Meter(Protocol):
     def idle(self) -> None: ...
 
 
+class Controller(Protocol):
+    """Answers questions and carries out orders."""
+
+    def handle(self, loop: Loop, control: Control) -> None: ...
+
+    def tick(self, loop: Loop) -> None:
+        """Once per step."""
+
+
+class NoController:
+    def handle(self, loop: Loop, control: Control) -> None:
+        loop.channel.send(control.origin, Answer(control.ticket, error="nothing is controlled here", status=501))
+
+    def tick(self, loop: Loop) -> None: ...
+
+
 class NoMeter:
     def launched(self, plan: Plan) -> None: ...
     def settled(self, plan: Plan, replies: Sequence[Reply]) -> None: ...
@@ -71,7 +87,7 @@ class Flight:
 
 
 class Loop:
-    """Turns messages into replies. `control` answers questions and orders; `on_idle_problem` hears of repairs."""
+    """Turns messages into replies, until `stopping` is set."""
 
     def __init__(
         self,
@@ -80,7 +96,7 @@ class Loop:
         channel: EngineEnd,
         *,
         depth: int = 1,
-        control: Callable[[Loop, Control], None] | None = None,
+        control: Controller | None = None,
         meter: Meter | None = None,
     ) -> None:
         self.scheduler = scheduler
@@ -89,15 +105,19 @@ class Loop:
         self.depth = depth
         self.flying: deque[Flight] = deque()
         self.stopping = False
-        self._control = control
+        self._control = control or NoController()
         self._meter = meter or NoMeter()
         self._stuck = True  # the last step had nothing to do
         self._checked = True  # the books were proved since the engine was last busy
 
     def run(self) -> None:
-        """Until `stopping` is set by a control message."""
         while not self.stopping:
             self.step()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits, runs or flies."""
+        return self.scheduler.is_idle and not self.flying
 
     def step(self) -> None:
         self.take_messages()
@@ -110,6 +130,7 @@ class Loop:
         self.sample()
         if self.depth == 0:
             self.settle()
+        self._control.tick(self)
         self._stuck = not plan and not self.flying
 
     # -- messages ----------------------------------------------------------------------------------------------------
@@ -133,10 +154,8 @@ class Loop:
             reply = self.scheduler.abort(message.rid, keep=message.keep)
             if reply is not None and message.keep is None:
                 self.reply([reply])
-        elif self._control is None:
-            self.channel.send(message.origin, Answer(message.ticket, error="no control", status=501))
         else:
-            self._control(self, message)
+            self._control.handle(self, message)
 
     def _submit(self, submit: Submit) -> None:
         try:

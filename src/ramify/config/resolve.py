@@ -1,0 +1,303 @@
+"""From what was asked, what the model is and what the machine has, to what a run uses; every choice with its reason.
+
+Pure: the same arguments give the same answer, and `ramify explain` prints it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ramify.config.machine import Machine
+from ramify.config.model import ModelConfig
+from ramify.config.settings import Settings
+from ramify.core.errors import StartupError
+
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
+SMALLEST_POOL = 256  # tokens under which serving makes no sense
+GIB = 1 << 30
+ON_CPU = "default on a CPU"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One resolved value and why it is that."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes. `pool` is what the KV cache takes when every page has been written."""
+
+    available: int
+    share: float
+    weights: int
+    activations: int
+    pool: int
+    pool_tokens: int
+    bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a run uses. `settings` are as asked; the other fields are decided."""
+
+    settings: Settings
+    model: ModelConfig
+    folder: Path
+    served_name: str
+    device: str
+    dtype: str
+    context: int
+    page_size: int
+    rows: int
+    queue: int
+    chunk: int
+    depth: int
+    threads: int
+    attention: str
+    memory: MemoryPlan
+    decisions: tuple[Decision, ...]
+
+    @property
+    def pages(self) -> int:
+        return self.memory.pool_tokens // self.page_size
+
+
+class _Notes:
+    """Collects decisions while they are made."""
+
+    def __init__(self) -> None:
+        self.made: list[Decision] = []
+
+    def __call__(self, name: str, value: Any, reason: str) -> Any:
+        self.made.append(Decision(name, value, reason))
+        return value
+
+    def asked_or(self, name: str, asked: Any, default: Callable[[], tuple[Any, str]]) -> Any:
+        """The value that was asked for, or the default with its reason."""
+        if asked is not None:
+            return self(name, asked, "as asked")
+        return self(name, *default())
+
+
+def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machine) -> Resolved:
+    """Decide everything; raises `StartupError` with a remedy where what was asked cannot be."""
+    _check(settings)
+    note = _Notes()
+    note(
+        "model",
+        str(folder),
+        "bundled with ramify, since none was asked for" if settings.model.model_path is None else "as asked",
+    )
+    served = note.asked_or(
+        "served_model_name",
+        settings.model.served_model_name,
+        lambda: (settings.model.model_path or folder.name, "the model path"),
+    )
+    device = note("device", "cpu", "the only one in this version" if settings.model.device == "auto" else "as asked")
+    dtype = _dtype(settings, model, machine, note)
+    context = _context(settings, model, note)
+    rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
+    page_size = note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
+    chunk = _chunk(settings, context, note)
+    memory = _plan_memory(settings, model, machine, dtype, context, rows, page_size, chunk, note)
+    return Resolved(
+        settings=settings,
+        model=model,
+        folder=folder,
+        served_name=served,
+        device=device,
+        dtype=dtype,
+        context=context,
+        page_size=page_size,
+        rows=rows,
+        queue=note.asked_or("max_queued_requests", settings.schedule.max_queued_requests, lambda: (4096, "default")),
+        chunk=chunk,
+        depth=_depth(settings, note),
+        threads=_threads(machine, note),
+        attention=_attention(settings, note),
+        memory=memory,
+        decisions=(*note.made, *_named_breaches()),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """True for addresses that only this machine can reach."""
+    if host in ("localhost", "ip6-localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check(settings: Settings) -> None:
+    """Combinations and ranges that types cannot say."""
+    server, schedule, cache = settings.server, settings.schedule, settings.cache
+    if not is_loopback(server.host) and not server.api_key and not server.allow_unauthenticated:
+        raise StartupError(
+            f"--host {server.host} can be reached by others, and there is no --api-key",
+            "Set --api-key KEY, or say --allow-unauthenticated if everybody on that network may use the model.",
+        )
+    for name, value, low in (
+        ("page_size", cache.page_size, 1),
+        ("max_total_tokens", cache.max_total_tokens, 1),
+        ("max_running_requests", schedule.max_running_requests, 1),
+        ("max_queued_requests", schedule.max_queued_requests, 1),
+        ("context_length", settings.model.context_length, 1),
+        ("api_workers", server.api_workers, 1),
+        ("stream_interval", server.stream_interval, 1),
+        ("max_body_mib", server.max_body_mib, 1),
+    ):
+        if value is not None and value < low:
+            raise StartupError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
+    if (
+        schedule.chunked_prefill_size is not None
+        and schedule.chunked_prefill_size < 1
+        and schedule.chunked_prefill_size != -1
+    ):
+        raise StartupError("--chunked-prefill-size must be positive, or -1 for no limit")
+    if cache.mem_fraction_static is not None and not 0 < cache.mem_fraction_static <= 1:
+        raise StartupError("--mem-fraction-static must be above 0 and at most 1")
+    if not 0 <= server.port < 65536:
+        raise StartupError(f"--port must be between 0 and 65535, got {server.port}")
+    _check_parallel(settings)
+
+
+def _check_parallel(settings: Settings) -> None:
+    instead = {
+        "tp_size": "One process uses all cores of a machine already.",
+        "pp_size": "One process uses all cores of a machine already.",
+        "dp_size": "Start several servers on different ports.",
+        "ep_size": "There is no mixture-of-experts family yet.",
+        "nnodes": "Start one server per machine.",
+    }
+    for name, remedy in instead.items():
+        if getattr(settings.parallel, name) != 1:
+            raise StartupError(f"--{name.replace('_', '-')} above 1 is not in this version", remedy)
+
+
+def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Notes) -> str:
+    asked = settings.model.dtype
+    if asked != "auto":
+        return note("dtype", SPELLINGS.get(asked, asked), "as asked")
+    stored = SPELLINGS.get(model.dtype, model.dtype)
+    if stored == "bfloat16" and machine.bf16:
+        return note("dtype", stored, "the checkpoint's, and this CPU multiplies it in hardware")
+    if stored == "float32":
+        return note("dtype", stored, "the checkpoint's")
+    return note("dtype", "float32", f"the checkpoint is {stored}, which this CPU computes slower than float32")
+
+
+def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
+    asked = settings.model.context_length
+    if asked is not None and asked > model.context:
+        raise StartupError(
+            f"--context-length {asked} is more than the model's {model.context}",
+            "Positions beyond that were never trained.",
+        )
+    longest, reason = asked or model.context, "as asked" if asked else "the model's own"
+    if model.window is not None and model.window < longest:
+        longest = model.window
+        reason = "the model's attention window: windows are not in this version, below one attention is full"
+    return note("context_length", longest, reason)
+
+
+def _chunk(settings: Settings, context: int, note: _Notes) -> int:
+    asked = settings.schedule.chunked_prefill_size
+    if asked == -1:
+        return note("chunked_prefill_size", context, "no limit: a whole context fits one step")
+    return note.asked_or("chunked_prefill_size", asked, lambda: (512, ON_CPU))
+
+
+def _depth(settings: Settings, note: _Notes) -> int:
+    if settings.schedule.disable_overlap_schedule:
+        return note("depth", 0, "as asked: no overlap")
+    return note("depth", 1, "the next step is planned while one computes")
+
+
+def _threads(machine: Machine, note: _Notes) -> int:
+    if machine.cores > 2:
+        return note("threads", machine.cores - 1, f"{machine.cores} cores, one left for the front end")
+    return note("threads", machine.cores, "all cores that this process may use")
+
+
+def _attention(settings: Settings, note: _Notes) -> str:
+    asked = settings.model.attention_backend
+    if asked != "auto":
+        return note("attention_backend", asked, "as asked")
+    return note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
+
+
+def _plan_memory(
+    settings: Settings,
+    model: ModelConfig,
+    machine: Machine,
+    dtype: str,
+    context: int,
+    rows: int,
+    page_size: int,
+    chunk: int,
+    note: _Notes,
+) -> MemoryPlan:
+    element = ELEMENT_BYTES[dtype]
+    weights = model.parameters * element
+    per_token = model.kv_bytes_per_token * element
+    activations = _activations(model, chunk + rows, rows, element)
+    share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
+    room = int(machine.memory * share) - weights - activations - PROCESS_BYTES
+    useful = rows * context
+    asked = settings.cache.max_total_tokens
+    tokens = min(room // per_token, useful) if asked is None else asked
+    tokens = tokens // page_size * page_size
+    if asked is not None and tokens * per_token + weights + activations > machine.memory:
+        raise StartupError(
+            f"--max-total-tokens {asked} needs {_gib(tokens * per_token)} beside {_gib(weights)} of weights, and "
+            f"{_gib(machine.memory)} are available",
+            f"At most about {max(room // per_token, 0)} tokens fit.",
+        )
+    if tokens < min(SMALLEST_POOL, context) or tokens < page_size:
+        raise StartupError(
+            f"the model does not fit: weights {_gib(weights)}, activations {_gib(activations)}, and of the "
+            f"{_gib(machine.memory)} available {share:.0%} may be used, which leaves {max(room, 0) // per_token} "
+            "tokens of KV cache",
+            "Use a smaller model, a larger --mem-fraction-static, or a machine with more memory.",
+        )
+    if asked is not None:
+        reason = "as asked"
+    elif tokens >= useful // page_size * page_size:
+        reason = f"all that {rows} requests of {context} tokens can use"
+    else:
+        reason = f"what {share:.0%} of {_gib(machine.memory)} leaves beside the weights ({_gib(weights)})"
+    note("max_total_tokens", tokens, reason)
+    return MemoryPlan(machine.memory, share, weights, activations, tokens * per_token, tokens, per_token)
+
+
+def _activations(model: ModelConfig, tokens: int, rows: int, element: int) -> int:
+    """A generous peak of one step: a few copies of the widest layer for every token, and logits for every row."""
+    widest = max(2 * model.mlp, (model.heads + 2 * model.kv_heads) * model.head_dim)
+    return tokens * (widest + 4 * model.hidden) * element * 2 + (rows + 256) * model.vocab * 4 * 3
+
+
+def _named_breaches() -> tuple[Decision, ...]:
+    """Where the numbers of a request still depend on more than the request; see docs/decisions."""
+    return (
+        Decision(
+            "batch_invariance",
+            "not yet",
+            "linears use torch's GEMM, whose rounding depends on the number of rows in the step",
+        ),
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB"

@@ -1,0 +1,153 @@
+"""What a caller asks of the engine, checked and turned into `Submit` messages.
+
+Every face of ramify comes through here.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ramify.core.errors import BadRequest
+from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
+from ramify.wire.messages import Submit
+from ramify.wire.plan import LogprobsWanted
+
+MAX_RID = 256
+MAX_IDS = 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model and the server allow. `context` in tokens, prompt and output together."""
+
+    context: int
+    vocab: int
+    stream_interval: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One prompt, already tokenized, and `params.n` choices of what follows it.
+
+    `to_the_end`: without `max_new_tokens` go on to the end of the context instead of stopping at 128 (chat does).
+    `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set.
+    """
+
+    tokens: Sequence[int]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    rid: str = ""
+    stream: bool = False
+    to_the_end: bool = False
+    return_logprob: bool = False
+    logprob_start: int = -1
+    top_logprobs: int = 0
+    token_ids_logprob: Sequence[int] = ()
+    priority: int = 0
+    salt: str = ""
+    arrived: float = 0.0
+
+
+def new_rid() -> str:
+    return uuid.uuid4().hex
+
+
+def check_rid(rid: Any) -> str:
+    """An id that is safe in a log line and a header."""
+    if not isinstance(rid, str) or not 0 < len(rid) <= MAX_RID or not rid.isprintable():
+        raise BadRequest(f"rid must be 1 to {MAX_RID} printable characters", param="rid")
+    return rid
+
+
+def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
+    """One message per choice. Raises `BadRequest` that names what is wrong."""
+    tokens = check_tokens(ask.tokens, limits.vocab)
+    max_new, may_shorten = _length(ask, len(tokens), limits.context)
+    seed = ask.params.sampling_seed
+    rid = ask.rid or new_rid()
+    wants = _logprobs(ask, len(tokens), limits.vocab)
+    _check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
+    _check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
+    return [
+        Submit(
+            rid=rid if ask.params.n == 1 else f"{rid}_{choice}",
+            origin=origin,
+            tokens=tokens,
+            params=ask.params,
+            max_new_tokens=max_new,
+            may_shorten=may_shorten,
+            seed=secrets.randbits(63) if seed is None else seed,
+            choice=choice,
+            priority=ask.priority,
+            salt=ask.salt,
+            arrived=ask.arrived,
+            stride=_stride(ask, limits),
+            logprobs=wants,
+        )
+        for choice in range(ask.params.n)
+    ]
+
+
+def check_tokens(tokens: Sequence[int], vocab: int) -> list[int]:
+    if not tokens:
+        raise BadRequest("the prompt is empty", param="input_ids")
+    _check_ids(tokens, vocab, "input_ids")
+    return list(tokens)
+
+
+def _check_ids(ids: Any, vocab: int, field: str) -> None:
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
+            raise BadRequest(f"{field}: {token!r} is not a token id of this model (0 to {vocab - 1})", param=field)
+
+
+def _length(ask: Ask, prompt: int, context: int) -> tuple[int, bool]:
+    """How many tokens may be generated, and whether that is a default which gives way. The texts are SGLang's."""
+    if prompt >= context:
+        raise BadRequest(
+            f"The input ({prompt} tokens) is longer than the model's context length ({context} tokens).",
+            param="input_ids",
+            code="context_length_exceeded",
+        )
+    asked = ask.params.max_new_tokens
+    if asked is None:
+        default = context if ask.to_the_end else DEFAULT_MAX_NEW_TOKENS
+        return min(default, context - prompt), True
+    if prompt + asked > context:
+        raise BadRequest(
+            f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested a "
+            f"total of {prompt + asked} tokens: {prompt} tokens from the input messages and {asked} tokens for the "
+            "completion. Please reduce the number of tokens in the input messages or the completion to fit within "
+            "the limit.",
+            param="max_new_tokens",
+            code="context_length_exceeded",
+        )
+    return asked, False
+
+
+def _logprobs(ask: Ask, prompt: int, vocab: int) -> LogprobsWanted | None:
+    if not ask.return_logprob:
+        return None
+    if ask.logprob_start > prompt or ask.logprob_start < -1:
+        raise BadRequest(
+            f"logprob_start_len ({ask.logprob_start}) must be between -1 and the prompt's {prompt} tokens",
+            param="logprob_start_len",
+        )
+    if not 0 <= ask.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise BadRequest(f"top_logprobs_num must be between 0 and {MAX_TOP_LOGPROBS}", param="top_logprobs_num")
+    if len(ask.token_ids_logprob) > MAX_IDS:
+        raise BadRequest(f"at most {MAX_IDS} token_ids_logprob", param="token_ids_logprob")
+    _check_ids(ask.token_ids_logprob, vocab, "token_ids_logprob")
+    return LogprobsWanted(ask.logprob_start, ask.top_logprobs, tuple(ask.token_ids_logprob))
+
+
+def _stride(ask: Ask, limits: Limits) -> int:
+    """Tokens per reply: every one where text may end the request, none before the end where nobody waits for them."""
+    if ask.params.has_text_stops:
+        return 1
+    if not ask.stream:
+        return 0
+    return ask.params.stream_interval or limits.stream_interval

@@ -1,0 +1,76 @@
+"""Puts an engine together. The only module that knows which features exist."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ramify.cache.ledger import Ledger
+from ramify.config.resolve import Resolved
+from ramify.engine.control import Controls
+from ramify.engine.loop import Executor, Loop
+from ramify.engine.meter import EngineMeter
+from ramify.schedule.budget import StepBudget
+from ramify.schedule.policy import make_policy
+from ramify.schedule.scheduler import Scheduler
+from ramify.wire.channel import EngineEnd
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None = None) -> Loop:
+    """A loop that is ready to run: weights loaded, pages allocated."""
+    executor = make_executor(resolved, progress)
+    schedule = resolved.settings.schedule
+    meter = EngineMeter(resolved)
+    scheduler = Scheduler(
+        Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache),
+        StepBudget(resolved.chunk, resolved.rows),
+        eos_ids=resolved.model.eos_ids,
+        policy=make_policy(schedule.schedule_policy),
+        max_queued=resolved.queue,
+        conservativeness=schedule.schedule_conservativeness,
+        preempt_above=schedule.priority_scheduling_preemption_threshold,
+        observer=meter,
+        clock=time.monotonic,
+        seed=resolved.settings.model.random_seed,
+    )
+    meter.watch(scheduler)
+    return Loop(scheduler, executor, channel, depth=resolved.depth, control=Controls(resolved, meter), meter=meter)
+
+
+def make_executor(resolved: Resolved, progress: Progress | None = None) -> Executor:
+    """The model on its device. Torch is imported here and not before."""
+    import torch
+
+    from ramify.layers.build import Build
+    from ramify.memory.kv import KVPool
+    from ramify.models.load import build_model, dummy_weights, load_weights
+    from ramify.ops.attention import AttentionShape
+    from ramify.ops.platform import make_platform
+    from ramify.quant.scheme import Plain
+    from ramify.worker.executor import ThreadExecutor
+    from ramify.worker.runner import Runner
+    from ramify.worker.slots import Slots
+
+    model, settings = resolved.model, resolved.settings.model
+    platform = make_platform(resolved.device, resolved.threads)
+    dtype = getattr(torch, resolved.dtype)
+    shape = AttentionShape(
+        model.heads, model.kv_heads, model.head_dim, resolved.page_size, resolved.dtype, resolved.device
+    )
+    attention = platform.attention(resolved.attention, shape)
+    platform.prepare_thread()
+    built = build_model(Build(platform.kernels, attention, Plain(), dtype, platform.device), model)
+    if settings.load_format == "dummy":
+        dummy_weights(built, settings.random_seed)
+    else:
+        load_weights(built, resolved.folder, model, progress)
+    pool = KVPool(
+        model.layers, resolved.pages, model.kv_heads, resolved.page_size, model.head_dim, dtype, platform.device
+    )
+    slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
+    return ThreadExecutor(Runner(built, pool, slots, attention), platform.prepare_thread)

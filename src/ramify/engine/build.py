@@ -1,0 +1,35 @@
+"""From settings to what an engine needs: the model found and checked, everything decided."""
+
+from __future__ import annotations
+
+from ramify.config.machine import read_machine
+from ramify.config.model import read_config
+from ramify.config.resolve import Resolved, resolve
+from ramify.config.settings import Settings
+from ramify.config.source import locate
+from ramify.core.errors import StartupError
+from ramify.models.preflight import checked_tensors
+from ramify.models.registry import family_of
+
+
+def prepare(settings: Settings) -> Resolved:
+    """Find the model, look at its files, decide. Imports no torch, and takes well under a second for a local model."""
+    dummy = settings.model.load_format == "dummy"
+    folder = locate(settings.model.model_path, settings.model.revision, weights=not dummy)
+    model = read_config(folder)
+    family_of(model)
+    if not dummy:
+        checked_tensors(folder, model)
+    tokenizer = settings.model.tokenizer_path
+    if tokenizer is not None:
+        locate(tokenizer, weights=False)
+    if settings.model.chat_template is not None:
+        _must_exist(settings.model.chat_template, "--chat-template")
+    return resolve(settings, model, folder, read_machine())
+
+
+def _must_exist(path: str, flag: str) -> None:
+    from pathlib import Path
+
+    if not Path(path).is_file():
+        raise StartupError(f"{flag} {path}: there is no such file")

@@ -1,0 +1,223 @@
+"""A caller's side of the engine: sends requests, receives what they give, turns tokens into text.
+
+A thread receives and detokenizes; callers wait in their own way, on a queue or in an event loop. One message holds
+the news of a whole step, and wakes an event loop once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from ramify.core.errors import BadRequest, EngineDead, UserError, from_status
+from ramify.core.finish import Finish
+from ramify.engine.ask import Ask, Limits, submits
+from ramify.engine.generation import Generation, News
+from ramify.text.stream import TextStream
+from ramify.text.tokenizer import Tokenizer
+from ramify.wire.channel import ClientEnd
+from ramify.wire.messages import Abort, Answer, Control, Farewell, Hello, Replies
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[News], None]
+
+
+class Client:
+    """Shared by all requests of a process. `tokenizer` may be None where callers bring and take token ids."""
+
+    def __init__(self, end: ClientEnd, limits: Limits, tokenizer: Tokenizer | None) -> None:
+        self.limits = limits
+        self.tokenizer = tokenizer
+        self.facts: dict[str, Any] = {}
+        self.died: str | None = None  # why the engine is gone
+        self.ready = threading.Event()
+        self._end = end
+        self._open: dict[str, Generation] = {}
+        self._opening = threading.Lock()
+        self._answers: dict[int, Future[Any]] = {}
+        self._tickets = itertools.count(1)
+        self._loops: dict[asyncio.AbstractEventLoop, list[tuple[Deliver, News]]] = {}
+        self._thread = threading.Thread(target=self._receive, name="ramify-receive", daemon=True)
+
+    def start(self) -> None:
+        """Begin to receive, and say hello."""
+        self._thread.start()
+        self.order("adopt").add_done_callback(self._adopted)
+
+    def close(self) -> None:
+        self._end.close()
+        self._thread.join(timeout=5)
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._open)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def open(self, ask: Ask, deliver: Deliver, text: bool = True) -> list[Generation]:
+        """Send a request, one generation per choice; `deliver` is called with their news on the receiving thread."""
+        if self.died is not None:
+            raise EngineDead(self.died)
+        made = [
+            Generation(submit, self._stream(ask, text), deliver)
+            for submit in submits(ask, self.limits, self._end.origin)
+        ]
+        with self._opening:
+            for generation in made:
+                if generation.submit.rid in self._open:
+                    raise BadRequest(f"a request with the id {generation.submit.rid!r} is already running", param="rid")
+            self._open |= {generation.submit.rid: generation for generation in made}
+        for generation in made:
+            self._end.send(generation.submit)
+        return made
+
+    def _stream(self, ask: Ask, text: bool) -> TextStream | None:
+        if self.tokenizer is None or not text:
+            if ask.params.has_text_stops:
+                raise BadRequest("stop strings and stop regexes need a tokenizer", param="stop")
+            return None
+        return TextStream(ask.params, self.tokenizer.detokenizer(ask.params.skip_special_tokens, ask.tokens))
+
+    def abort(self, generation: Generation) -> None:
+        """Its caller has lost interest: nothing more is delivered."""
+        if self._open.pop(generation.submit.rid, None) is not None:
+            self._end.send(Abort(generation.submit.rid))
+
+    def iterate(self, ask: Ask, text: bool = True) -> Iterator[News]:
+        """News of all choices until all have ended, for a caller that may block."""
+        inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
+        open_now = self.open(ask, inbox.put, text)
+        ended = 0
+        try:
+            while ended < len(open_now):
+                news = inbox.get()
+                ended += news.finish is not None
+                yield news
+        finally:
+            for generation in open_now:
+                self.abort(generation)
+
+    async def stream(self, ask: Ask, text: bool = True) -> AsyncIterator[News]:
+        """The same in an event loop. Leaving early aborts what is left."""
+        loop = asyncio.get_running_loop()
+        inbox: asyncio.Queue[News] = asyncio.Queue()
+        open_now = self.open(ask, _InLoop(loop, inbox.put_nowait), text)
+        ended = 0
+        try:
+            while ended < len(open_now):
+                news = await inbox.get()
+                ended += news.finish is not None
+                yield news
+        finally:
+            for generation in open_now:
+                self.abort(generation)
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def order(self, name: str, **args: Any) -> Future[Any]:
+        """A question or an order; the future has its answer, or raises `UserError`."""
+        future: Future[Any] = Future()
+        if self.died is not None:
+            future.set_exception(EngineDead(self.died))
+            return future
+        ticket = next(self._tickets)
+        self._answers[ticket] = future
+        self._end.send(Control(ticket, self._end.origin, name, args))
+        return future
+
+    def _adopted(self, future: Future[Any]) -> None:
+        if future.exception() is None:
+            self.facts |= future.result()
+            self.ready.set()
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        while True:
+            message = self._end.receive()
+            try:
+                if isinstance(message, Replies):
+                    self._take(message)
+                elif isinstance(message, Answer):
+                    self._answer(message)
+                elif isinstance(message, Hello):
+                    self.facts |= message.facts
+                    self.ready.set()
+                else:
+                    self._part(message)
+                    return
+            except Exception:
+                log.exception("a message from the engine could not be handled")
+
+    def _take(self, replies: Replies) -> None:
+        for reply in replies.items:
+            generation = self._open.get(reply.rid)
+            if generation is None:
+                continue  # ended here already: by its text, or because its caller left
+            news = generation.apply(reply)
+            if news.finish is not None:
+                self._open.pop(reply.rid, None)
+                if reply.finish is None:
+                    self._end.send(Abort(reply.rid, keep=len(generation.ids)))
+            self._deliver(generation.deliver, news)
+        self._flush()
+
+    def _deliver(self, deliver: Deliver, news: News) -> None:
+        if isinstance(deliver, _InLoop):
+            self._loops.setdefault(deliver.loop, []).append((deliver.put, news))
+        else:
+            deliver(news)
+
+    def _flush(self) -> None:
+        """Wake each event loop once."""
+        for loop, waiting in self._loops.items():
+            try:
+                loop.call_soon_threadsafe(_hand_out, waiting)
+            except RuntimeError:
+                log.debug("an event loop closed while %d messages were on their way to it", len(waiting))
+        self._loops.clear()
+
+    def _answer(self, answer: Answer) -> None:
+        future = self._answers.pop(answer.ticket, None)
+        if future is None:
+            return
+        if answer.error is None:
+            future.set_result(answer.value)
+        else:
+            future.set_exception(from_status(answer.status, answer.error))
+
+    def _part(self, farewell: Farewell) -> None:
+        """The engine is gone: everything open fails now, and clearly."""
+        self.died = farewell.reason
+        error: UserError = EngineDead(farewell.reason)
+        with self._opening:
+            orphans, self._open = list(self._open.values()), {}
+        for generation in orphans:
+            finish = Finish.abort(farewell.reason, error.status, "engine_dead")
+            self._deliver(generation.deliver, generation.fail(finish))
+        self._flush()
+        for future in self._answers.values():
+            future.set_exception(error)
+        self._answers.clear()
+
+
+class _InLoop:
+    """A `deliver` that belongs to an event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, put: Deliver) -> None:
+        self.loop, self.put = loop, put
+
+    def __call__(self, news: News) -> None:
+        self.loop.call_soon_threadsafe(self.put, news)
+
+
+def _hand_out(waiting: list[tuple[Deliver, News]]) -> None:
+    for put, news in waiting:
+        put(news)

@@ -1,0 +1,97 @@
+"""A generation in the shape of SGLang's `/generate`: for the native route and for `Engine`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ramify.engine.generation import Generation
+from ramify.text.tokenizer import Tokenizer
+from ramify.wire.plan import LogprobsWanted
+from ramify.wire.result import TokenLogprobs
+
+Scored = list[Any]  # [log probability or None, token id, text or None]
+
+
+class Shape:
+    """How much of a generation is shown: `text_in_logprobs` spells the tokens out."""
+
+    def __init__(self, tokenizer: Tokenizer | None, weight_version: str, text_in_logprobs: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._weight_version = weight_version
+        self._spell = text_in_logprobs
+
+    def whole(self, generation: Generation) -> dict[str, Any]:
+        """Everything so far."""
+        return self.part(generation, 0, len(generation.ids), generation.text)
+
+    def part(self, generation: Generation, first: int, last: int, text: str) -> dict[str, Any]:
+        """Output tokens from `first` to `last`, with `text`."""
+        shown: dict[str, Any] = {"text": text} if self._tokenizer is not None else {}
+        shown["output_ids"] = generation.ids[first:last]
+        shown["meta_info"] = self.meta(generation, first, last)
+        return shown
+
+    def meta(self, generation: Generation, first: int, last: int) -> dict[str, Any]:
+        """`meta_info` of SGLang 0.5."""
+        finish = generation.finish if last == len(generation.ids) else None
+        meta: dict[str, Any] = {
+            "id": generation.submit.rid,
+            "finish_reason": finish.to_sglang() if finish else None,
+            "prompt_tokens": generation.prompt_tokens,
+            "weight_version": self._weight_version,
+            "num_retractions": generation.preempted,
+            "completion_tokens": last,
+            "cached_tokens": generation.cached,
+            "reasoning_tokens": 0,
+        }
+        wants = generation.submit.logprobs
+        if wants is not None:
+            meta |= self._logprobs(generation, wants, first, last)
+        if finish is not None:
+            meta["e2e_latency"] = generation.latency
+        return meta
+
+    def _logprobs(self, generation: Generation, wants: LogprobsWanted, first: int, last: int) -> dict[str, Any]:
+        prompt, output = generation.prompt_logprobs, generation.output_logprobs or TokenLogprobs(0, [])
+        ids = generation.ids[first:last]
+        shown: dict[str, Any] = {
+            "input_token_logprobs": self._prompt(generation, wants, prompt),
+            "output_token_logprobs": self._pairs(output.values[first:last], ids),
+            "output_token_logprobs_length": last - first,
+        }
+        if wants.top:
+            shown["input_top_logprobs"] = self._led(wants, self._tops(prompt, None, None))
+            shown["output_top_logprobs"] = self._tops(output, first, last)
+        if wants.ids:
+            shown["input_token_ids_logprobs"] = self._led(wants, self._chosen(prompt, wants, None, None))
+            shown["output_token_ids_logprobs"] = self._chosen(output, wants, first, last)
+        return shown
+
+    def _prompt(self, generation: Generation, wants: LogprobsWanted, scored: TokenLogprobs | None) -> list[Scored]:
+        """Scored prompt tokens; the very first token of a prompt follows nothing and has no log probability."""
+        if wants.start < 0:
+            return []
+        values: list[float | None] = list(scored.values) if scored is not None else []
+        if wants.start == 0:
+            values.insert(0, None)
+        return self._pairs(values, generation.submit.tokens[wants.start :])
+
+    def _led(self, wants: LogprobsWanted, lists: list[Any]) -> list[Any]:
+        return [None, *lists] if wants.start == 0 else lists
+
+    def _pairs(self, values: Any, ids: list[int]) -> list[Scored]:
+        return [[value, token, self._text(token)] for value, token in zip(values, ids, strict=False)]
+
+    def _tops(self, scored: TokenLogprobs | None, first: int | None, last: int | None) -> list[list[Scored]]:
+        if scored is None:
+            return []
+        rows = zip(scored.top_values[first:last], scored.top_ids[first:last], strict=True)
+        return [self._pairs(values, ids) for values, ids in rows]
+
+    def _chosen(
+        self, scored: TokenLogprobs | None, wants: LogprobsWanted, first: int | None, last: int | None
+    ) -> list[list[Scored]]:
+        return [self._pairs(values, list(wants.ids)) for values in scored.id_values[first:last]] if scored else []
+
+    def _text(self, token: int) -> str | None:
+        return self._tokenizer.token_text(token) if self._spell and self._tokenizer is not None else None

@@ -1,0 +1,22 @@
+"""What constructors need to know, handed down instead of looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ramify.ops.attention import AttentionBackend
+from ramify.ops.kernels import Kernels
+from ramify.quant.scheme import LinearScheme
+
+
+@dataclass(frozen=True)
+class Build:
+    """Construction context of a model: who computes, how linears are stored, which type, where."""
+
+    kernels: Kernels
+    attention: AttentionBackend
+    scheme: LinearScheme
+    dtype: torch.dtype
+    device: torch.device

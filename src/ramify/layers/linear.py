@@ -1,0 +1,44 @@
+"""Linear layers, several projections of the same input fused into one where the model has them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ramify.layers.build import Build
+from ramify.layers.loadable import Loadable
+
+WHOLE = "all"  # the one part of a weight that is not fused
+
+
+class Linear(Loadable):
+    """y = x W' + b. `parts` names fused projections with their output sizes: `{"q": 512, "k": 128, "v": 128}`."""
+
+    def __init__(self, build: Build, inputs: int, parts: int | dict[str, int], bias: bool = False) -> None:
+        super().__init__()
+        self._kernels, self._scheme = build.kernels, build.scheme
+        sizes = {WHOLE: parts} if isinstance(parts, int) else parts
+        self._scheme.create(self, inputs, sizes, bias, build.dtype, build.device)
+
+    def loaded(self) -> None:
+        """All tensors are in: let the scheme pack them, if it does."""
+        self._scheme.loaded(self)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self._scheme.apply(self, x_TD, self._kernels)
+
+
+class Embedding(Loadable):
+    """Rows of a table by token id; `head` multiplies by the same table where input and output embedding are tied."""
+
+    weight: Tensor
+
+    def __init__(self, build: Build, vocab: int, hidden: int) -> None:
+        super().__init__()
+        self._kernels = build.kernels
+        self.declare("weight", (vocab, hidden), {WHOLE: vocab}, build.dtype, build.device)
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        return self._kernels.embed(tokens_T, self.weight)
+
+    def head(self, x_TD: Tensor) -> Tensor:
+        return self._kernels.linear(x_TD, self.weight, None)

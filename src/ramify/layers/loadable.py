@@ -1,0 +1,57 @@
+"""A layer that knows how its weights are stored: where a checkpoint's tensor goes, and what is still missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ramify.core.errors import StartupError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of rows of a parameter, filled by one tensor of the checkpoint."""
+
+    first: int
+    rows: int
+
+
+class Loadable(nn.Module):
+    """`declare` a weight with its parts, `accept` tensors for them, and `missing` names what never came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: dict[str, dict[str, Part]] = {}
+        self._missing: set[tuple[str, str]] = set()
+
+    def declare(
+        self, name: str, shape: tuple[int, ...], parts: dict[str, int], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """A parameter `name`, whose first dimension is divided into `parts` (name -> rows)."""
+        self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False))
+        first = 0
+        self._parts[name] = {}
+        for part, rows in parts.items():
+            self._parts[name][part] = Part(first, rows)
+            self._missing.add((name, part))
+            first += rows
+
+    def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
+        """Copy a checkpoint's tensor in; `source` is its name there, for errors."""
+        parameter: Tensor = getattr(self, name)
+        where = self._parts[name][part]
+        target = parameter[where.first : where.first + where.rows]
+        if target.shape != tensor.shape:
+            raise StartupError(
+                f"tensor {source} has the shape {list(tensor.shape)} and the configuration asks for "
+                f"{list(target.shape)}",
+                "The checkpoint and its config.json do not belong together.",
+            )
+        target.copy_(tensor)
+        self._missing.discard((name, part))
+
+    def missing(self) -> list[str]:
+        """Parts that nothing was loaded into, as `name:part`."""
+        return sorted(f"{name}:{part}" for name, part in self._missing)

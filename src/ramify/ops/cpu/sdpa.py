@@ -1,0 +1,130 @@
+"""Paged attention from torch's fused SDPA over pages gathered into one tensor: runs everywhere without a compiler.
+
+Query heads that share a key-value head become more queries of that head, so K and V are never repeated. Rows of one
+query are padded and attended together while the gathered keys stay small; everything else goes row by row, long
+chunks in blocks of queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ramify.ops.attention import AttentionShape, Paged
+
+GATHER_TOGETHER = 4096  # key positions of a group of rows that are attended together
+QUERY_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows of one query each. `mask` hides the padding of the shorter ones; None where there is none."""
+
+    queries: Tensor
+    tables: Tensor
+    length: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """One row of many queries, whose last `count` of `length` positions are its own."""
+
+    start: int
+    count: int
+    length: int
+    pages: Tensor
+
+
+class SdpaAttention:
+    """`--attention-backend torch_native`."""
+
+    def __init__(self, page_size: int) -> None:
+        self.page_size = page_size
+
+    def reasons_against(self, shape: AttentionShape) -> list[str]:
+        return []
+
+    def prepare(self, paged: Paged) -> list[_Group | _Chunk]:
+        single = [row for row, count in enumerate(paged.counts) if count == 1]
+        single.sort(key=paged.lengths.__getitem__)
+        work: list[_Group | _Chunk] = []
+        while single:
+            take = self._how_many(single, paged.lengths)
+            work.append(self._group(paged, single[-take:]))
+            del single[-take:]
+        for row, count in enumerate(paged.counts):
+            if count > 1:
+                pages = paged.tables[row, : self._pages(paged.lengths[row])]
+                work.append(_Chunk(paged.starts[row], count, paged.lengths[row], pages))
+        return work
+
+    def _pages(self, length: int) -> int:
+        return -(-length // self.page_size)
+
+    def _how_many(self, rows: list[int], lengths: list[int]) -> int:
+        """Of rows sorted by length, how many of the longest are attended together."""
+        return min(max(GATHER_TOGETHER // (self._pages(lengths[rows[-1]]) * self.page_size), 1), len(rows))
+
+    def _group(self, paged: Paged, rows: list[int]) -> _Group:
+        longest = paged.lengths[rows[-1]]
+        tables = paged.tables[rows, : self._pages(longest)].long()
+        lengths = [paged.lengths[row] for row in rows]
+        mask = None
+        if lengths[0] < longest:
+            mask = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None, :]
+            tables = tables.masked_fill(
+                torch.arange(tables.shape[1]) >= torch.tensor(_pages(lengths, self.page_size))[:, None], 0
+            )
+        return _Group(torch.tensor([paged.starts[row] for row in rows]), tables, longest, mask)
+
+    def forward(
+        self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: list[_Group | _Chunk], scale: float
+    ) -> Tensor:
+        out = torch.empty_like(q_THC)
+        for part in meta:
+            if isinstance(part, _Group):
+                self._attend_group(q_THC, k_pool_PKSC, v_pool_PKSC, part, scale, out)
+            else:
+                self._attend_chunk(q_THC, k_pool_PKSC, v_pool_PKSC, part, scale, out)
+        return out
+
+    def _attend_group(
+        self, q_THC: Tensor, k_pool: Tensor, v_pool: Tensor, group: _Group, scale: float, out: Tensor
+    ) -> None:
+        rows, kv_heads, size = len(group.queries), k_pool.shape[1], k_pool.shape[3]
+        q = q_THC[group.queries].view(rows, kv_heads, -1, size)
+        k, v = (_gather(pool, group.tables, group.length) for pool in (k_pool, v_pool))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, scale=scale)
+        out[group.queries] = attended.reshape(rows, -1, size)
+
+    def _attend_chunk(
+        self, q_THC: Tensor, k_pool: Tensor, v_pool: Tensor, chunk: _Chunk, scale: float, out: Tensor
+    ) -> None:
+        heads, size = q_THC.shape[1:]
+        kv_heads = k_pool.shape[1]
+        group = heads // kv_heads
+        k, v = (_gather(pool, chunk.pages[None].long(), chunk.length) for pool in (k_pool, v_pool))
+        for first in range(0, chunk.count, QUERY_BLOCK):
+            count = min(QUERY_BLOCK, chunk.count - first)
+            seen = chunk.length - chunk.count + first + count  # positions up to the last query of the block
+            past = torch.arange(seen) <= torch.arange(seen - count, seen)[:, None]
+            at = slice(chunk.start + first, chunk.start + first + count)
+            q = q_THC[at].transpose(0, 1).reshape(1, kv_heads, group * count, size)
+            attended = F.scaled_dot_product_attention(
+                q, k[:, :, :seen], v[:, :, :seen], attn_mask=past.repeat(group, 1), scale=scale
+            )
+            out[at] = attended.view(heads, count, size).transpose(0, 1)
+
+
+def _pages(lengths: list[int], page_size: int) -> list[int]:
+    return [-(-length // page_size) for length in lengths]
+
+
+def _gather(pool_PKSC: Tensor, tables: Tensor, length: int) -> Tensor:
+    """Pages of several rows as [rows, K, length, C]."""
+    rows, kv_heads, size = tables.shape[0], pool_PKSC.shape[1], pool_PKSC.shape[3]
+    return pool_PKSC[tables].transpose(1, 2).reshape(rows, kv_heads, -1, size)[:, :, :length]

@@ -1,0 +1,39 @@
+"""What a kernel must compute. The default of every entry is its plain PyTorch reference.
+
+A platform replaces the entries it computes faster, with the same signature; one test walks this class and compares
+every replacement with its reference over a grid of shapes.
+
+Shape suffixes: T tokens of a step, D hidden, E rows of a fused projection, H query heads, K key-value heads, C head
+size, R rotary half (C / 2), P pages, S slots of a page, V vocabulary, N requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ramify.ops.reference import basic, rope
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One function per op.
+
+    linear(x_TD, weight_ED, bias_E | None) -> y_TE
+    embed(tokens_T, weight_VD) -> x_TD
+    rms_norm(x_TD, weight_D, eps) -> y_TD
+    add_rms_norm(x_TD, residual_TD, weight_D, eps) -> (normed_TD, sum_TD): the sum is the next residual
+    silu_mul(gate_up_TE) -> y_T(E/2): silu of the first half times the second
+    qkv_rope_store(qkv_TE, heads, q_norm_C | None, k_norm_C | None, eps, cos_TR, sin_TR, k_pool_PKSC, v_pool_PKSC,
+        write_at_T) -> q_THC: splits the fused projection, normalises q and k per head if asked, rotates them, and
+        writes k and v to slot write_at (page x page size + offset) of the pools
+    """
+
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
+    embed: Callable[[Tensor, Tensor], Tensor] = basic.embed
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor] = basic.rms_norm
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = basic.add_rms_norm
+    silu_mul: Callable[[Tensor], Tensor] = basic.silu_mul
+    qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store

@@ -1,0 +1,42 @@
+"""Reference of the fused step between the qkv projection and attention. Suffixes: see `ops.kernels`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ramify.ops.reference.basic import rms_norm
+
+
+def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
+    """Rotary embedding (Su et al. 2021) in the half-split layout: pairs are (i, i + C/2)."""
+    a, b = x_THC.chunk(2, dim=-1)
+    cos, sin = cos_TR.unsqueeze(1), sin_TR.unsqueeze(1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def store(x_TKC: Tensor, pool_PKSC: Tensor, write_at_T: Tensor) -> None:
+    """Write each token's heads to its slot."""
+    size = pool_PKSC.shape[2]
+    pool_PKSC[write_at_T // size, :, write_at_T % size] = x_TKC
+
+
+def qkv_rope_store(
+    qkv_TE: Tensor,
+    heads: int,
+    q_norm_C: Tensor | None,
+    k_norm_C: Tensor | None,
+    eps: float,
+    cos_TR: Tensor,
+    sin_TR: Tensor,
+    k_pool_PKSC: Tensor,
+    v_pool_PKSC: Tensor,
+    write_at_T: Tensor,
+) -> Tensor:
+    kv_heads, size = k_pool_PKSC.shape[1], k_pool_PKSC.shape[3]
+    q, k, v = (part.unflatten(-1, (-1, size)) for part in qkv_TE.split([heads * size, *[kv_heads * size] * 2], dim=-1))
+    if q_norm_C is not None and k_norm_C is not None:
+        q, k = rms_norm(q, q_norm_C, eps), rms_norm(k, k_norm_C, eps)
+    store(rotate(k, cos_TR, sin_TR), k_pool_PKSC, write_at_T)
+    store(v, v_pool_PKSC, write_at_T)
+    return rotate(q, cos_TR, sin_TR)

@@ -1,0 +1,50 @@
+"""How a linear layer stores its weight and multiplies by it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ramify.ops.kernels import Kernels
+
+
+class Holder(Protocol):
+    """The layer a scheme works for; see `layers.loadable.Loadable`."""
+
+    def declare(
+        self, name: str, shape: tuple[int, ...], parts: dict[str, int], dtype: torch.dtype, device: torch.device
+    ) -> None: ...
+
+
+class LinearScheme(Protocol):
+    """One way of storing linears. Stateless: what it needs stands on the layer."""
+
+    def create(
+        self, layer: Holder, inputs: int, parts: dict[str, int], bias: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Declare the layer's parameters; `parts` are the fused projections and their output sizes."""
+
+    def loaded(self, layer: Holder) -> None:
+        """All tensors are in: pack, if this scheme packs."""
+
+    def apply(self, layer: Holder, x_TD: Tensor, kernels: Kernels) -> Tensor:
+        """x times the weight, plus the bias if there is one."""
+
+
+class Plain:
+    """Weights as they come, in the model's own type."""
+
+    def create(
+        self, layer: Holder, inputs: int, parts: dict[str, int], bias: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        outputs = sum(parts.values())
+        layer.declare("weight", (outputs, inputs), parts, dtype, device)
+        if bias:
+            layer.declare("bias", (outputs,), parts, dtype, device)
+
+    def loaded(self, layer: Holder) -> None: ...
+
+    def apply(self, layer: Holder, x_TD: Tensor, kernels: Kernels) -> Tensor:
+        return kernels.linear(x_TD, layer.weight, getattr(layer, "bias", None))  # type: ignore[attr-defined]

@@ -1,0 +1,113 @@
+"""Token ids to text, a token at a time, so that the pieces add up to the text of the whole.
+
+Byte-level vocabularies map each token to bytes: the pieces are exact and a character that is cut by a token boundary
+waits for its other half. For all others a window of tokens is decoded with and without the new one, as their decoders
+look at neighbours.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Sequence
+from typing import Protocol
+
+from tokenizers import Tokenizer as Backend
+
+REPLACEMENT = "\ufffd"
+CONTEXT = 5  # tokens of the prompt that a window decoder sees before the first output
+
+
+class Detokenizer(Protocol):
+    """Of one generation."""
+
+    def step(self, token: int) -> str:
+        """What can be said for certain after this token; may be empty."""
+
+    def flush(self) -> str:
+        """What was held back, with broken characters replaced."""
+
+
+class ByteTable:
+    """The bytes of every token of a byte-level vocabulary, special tokens apart. Shared by all generations."""
+
+    def __init__(self, backend: Backend, special: frozenset[int]) -> None:
+        self.bytes = [b""] * backend.get_vocab_size(with_added_tokens=True)
+        self.special = special
+        table = {character: byte for byte, character in _byte_characters().items()}
+        for token, index in backend.get_vocab(with_added_tokens=True).items():
+            if index < len(self.bytes):
+                self.bytes[index] = _bytes_of(token, table)
+
+    def of(self, token: int) -> bytes:
+        """Empty for an id that the vocabulary has no token for (models pad their embeddings)."""
+        return self.bytes[token] if token < len(self.bytes) else b""
+
+
+def _byte_characters() -> dict[int, str]:
+    """GPT-2's printable stand-ins: a byte that is a printable Latin-1 character stands for itself, the others follow
+    from U+0100 on.
+    """
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(others)}
+
+
+def _bytes_of(token: str, table: dict[str, int]) -> bytes:
+    """As the `ByteLevel` decoder has it: a token with a character that stands for no byte is text."""
+    try:
+        return bytes(table[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def is_byte_level(backend: Backend) -> bool:
+    """True where decoding is nothing but the concatenation of bytes."""
+    decoder = json.loads(backend.to_str()).get("decoder") or {}
+    return decoder.get("type") == "ByteLevel"
+
+
+class ByteDetokenizer:
+    def __init__(self, table: ByteTable, skip_special: bool) -> None:
+        self._table = table
+        self._skip = table.special if skip_special else frozenset()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def step(self, token: int) -> str:
+        return "" if token in self._skip else self._decoder.decode(self._table.of(token))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class WindowDetokenizer:
+    """Decodes a few tokens of context with and without what is new; the difference is the new text."""
+
+    def __init__(self, backend: Backend, skip_special: bool, prompt: Sequence[int]) -> None:
+        self._backend = backend
+        self._skip = skip_special
+        self._ids = list(prompt[-CONTEXT:])
+        self._from = 0  # first token of the window
+        self._said = len(self._ids)  # tokens whose text has been given out
+
+    def step(self, token: int) -> str:
+        self._ids.append(token)
+        return self._advance(final=False)
+
+    def flush(self) -> str:
+        return self._advance(final=True)
+
+    def _advance(self, final: bool) -> str:
+        known = self._decode(self._from, self._said)
+        text = self._decode(self._from, len(self._ids))
+        if len(text) <= len(known) or (text.endswith(REPLACEMENT) and not final):
+            return ""
+        self._from, self._said = self._said, len(self._ids)
+        if self._from > 4 * CONTEXT:
+            del self._ids[: self._from]
+            self._said -= self._from
+            self._from = 0
+        return text[len(known) :]
+
+    def _decode(self, first: int, last: int) -> str:
+        return self._backend.decode(self._ids[first:last], skip_special_tokens=self._skip)

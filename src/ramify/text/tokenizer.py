@@ -1,0 +1,101 @@
+"""A model's tokenizer: text to ids and back, and what its folder says about special tokens and chat templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from ramify.config.model import read_json
+from ramify.core.errors import StartupError
+from ramify.text.detokenize import ByteDetokenizer, ByteTable, Detokenizer, WindowDetokenizer, is_byte_level
+
+SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+class Tokenizer:
+    """Shared by all requests of a process; methods may be called from any thread.
+
+    `names` are the special tokens by role (`bos_token`, ...), which chat templates use.
+    """
+
+    def __init__(self, backend: Backend, config: dict[str, Any], chat_template: str | None) -> None:
+        self.backend = backend
+        self.chat_template = chat_template
+        self.names = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name) is not None}
+        self.size = backend.get_vocab_size(with_added_tokens=True)
+        added = backend.get_added_tokens_decoder()
+        self.special = frozenset(index for index, token in added.items() if token.special)
+        self._table = ByteTable(backend, self.special) if is_byte_level(backend) else None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids; with `add_special_tokens`, framed as the tokenizer frames a whole text (BOS and the like)."""
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        return [found.ids for found in self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def detokenizer(self, skip_special_tokens: bool, prompt: Sequence[int]) -> Detokenizer:
+        """For one generation; some decoders need the end of its prompt to place spaces."""
+        if self._table is not None:
+            return ByteDetokenizer(self._table, skip_special_tokens)
+        return WindowDetokenizer(self.backend, skip_special_tokens, prompt)
+
+    def token_text(self, token: int) -> str:
+        """The text of one token by itself, special ones spelled out."""
+        if self._table is not None:
+            return self._table.of(token).decode("utf-8", "replace")
+        return self.backend.decode([token], skip_special_tokens=False)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token, which need not be whole characters."""
+        return self._table.of(token) if self._table is not None else self.token_text(token).encode()
+
+
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
+    """From `tokenizer.json`, or through transformers where there is none. `chat_template`: a file to use instead."""
+    config_file = folder / "tokenizer_config.json"
+    config = read_json(config_file, "a tokenizer config") if config_file.is_file() else {}
+    template = _read_template(Path(chat_template)) if chat_template else find_template(folder, config)
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        from ramify.text.fallback import load_backend
+
+        return Tokenizer(load_backend(folder), config, template)
+    try:
+        backend = Backend.from_file(str(file))
+    except Exception as e:  # noqa: BLE001  (the library raises bare Exception)
+        raise StartupError(f"{file} cannot be read: {e}", "Copy or download it again.") from None
+    backend.no_truncation()
+    backend.no_padding()
+    return Tokenizer(backend, config, template)
+
+
+def find_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """The chat template: a file of its own, or in the config, where several may have names."""
+    for name in ("chat_template.jinja", "chat_template.json"):
+        if (folder / name).is_file():
+            text = _read_template(folder / name)
+            return json.loads(text)["chat_template"] if name.endswith(".json") else text
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default") or next(iter(named.values()), None)
+    return template if isinstance(template, str) else None
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise StartupError(f"the chat template {path} cannot be read: {e}") from None
+
+
+def _content(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else str(token)

@@ -1,0 +1,37 @@
+"""From rows of a plan to tensors. Nothing here depends on what kind of step it is: tokens catch up."""
+
+from __future__ import annotations
+
+import torch
+
+from ramify.layers.batch import Batch
+from ramify.memory.kv import KVPool
+from ramify.ops.attention import AttentionBackend, Paged
+from ramify.wire.plan import Row
+from ramify.worker.slots import Slots
+
+
+def make_batch(rows: list[Row], slots: Slots, pool: KVPool, attention: AttentionBackend) -> Batch:
+    """The batch of a step, at the exact lengths the slots have now."""
+    slots_N = torch.tensor([row.slot for row in rows])
+    counts_N = torch.tensor([row.count for row in rows])
+    lengths_N = slots.lengths[slots_N]
+    ends_N = counts_N.cumsum(0)
+    row_T = torch.repeat_interleave(counts_N)  # which row each token belongs to
+    positions_T = torch.arange(len(row_T)) - (ends_N - counts_N - lengths_N)[row_T]
+    slot_T = slots_N[row_T]
+    size = slots.page_size
+    pages_T = slots.tables[slot_T, positions_T // size].long()
+    counts, lengths = counts_N.tolist(), (lengths_N + counts_N).tolist()
+    starts = (ends_N - counts_N).tolist()
+    paged = Paged(starts, counts, lengths, slots.tables[slots_N, : -(-max(lengths) // size)])
+    return Batch(
+        tokens_T=slots.tokens[slot_T, positions_T],
+        positions_T=positions_T,
+        write_at_T=pages_T * size + positions_T % size,
+        starts=starts,
+        counts=counts,
+        lengths=lengths,
+        attention=attention.prepare(paged),
+        pool=pool,
+    )

@@ -1,0 +1,202 @@
+"""One step on one device: apply the plan to the slots, run the model, sample, answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ramify.layers.batch import Batch
+from ramify.memory.kv import KVPool
+from ramify.ops.attention import AttentionBackend
+from ramify.sampling.adjust import adjust
+from ramify.sampling.logprobs import BLOCK, join, score
+from ramify.sampling.sampler import Sampled, sample
+from ramify.wire.plan import Plan, Row
+from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
+from ramify.worker.inputs import make_batch
+from ramify.worker.slots import Slots
+
+NOT_FINITE = "the model produced NaN or infinite logits for this request"
+
+
+class Model(Protocol):
+    """What the runner asks of a model: see `models.llama.Llama`."""
+
+    def __call__(self, batch: Batch, /) -> Tensor: ...
+
+    def logits(self, x_TD: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """A step between forward pass and sampling. `prompt` holds scored prompt tokens by row."""
+
+    plan: Plan
+    batch: Batch | None
+    logits_SV: Tensor | None  # of every position that samples, row by row
+    prompt: dict[int, TokenLogprobs]
+
+
+class Runner:
+    """Owns the slots and the pool; one thread runs it, in the order of the plans."""
+
+    def __init__(self, model: Model, pool: KVPool, slots: Slots, attention: AttentionBackend) -> None:
+        self.model = model
+        self.pool = pool
+        self.slots = slots
+        self.attention = attention
+
+    # -- forward -----------------------------------------------------------------------------------------------------
+
+    def forward(self, plan: Plan) -> Forwarded:
+        """Everything up to the logits."""
+        self._apply(plan)
+        if not plan.rows:
+            return Forwarded(plan, None, None, {})
+        for row in plan.rows:
+            if row.drafts:
+                self._write_drafts(row)
+        batch = make_batch(plan.rows, self.slots, self.pool, self.attention)
+        hidden_TD = self.model(batch)
+        return Forwarded(plan, batch, self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD))
+
+    def _apply(self, plan: Plan) -> None:
+        """Slots and pages, before anything of this step is written."""
+        for slot in plan.closed:
+            self._close(slot)
+        for new in plan.opened:
+            self.slots.open(new)
+        for grant in plan.grants:
+            self.slots.grant(grant)
+        if plan.copies:
+            self.pool.copy([copy.source for copy in plan.copies], [copy.target for copy in plan.copies])
+
+    def _close(self, slot: int) -> None:
+        """Pages of a request that went wrong must not carry NaN to the next: see `KVPool`."""
+        held = self.slots.held.get(slot)
+        if held is not None and held.broken_from is not None:
+            pages = self.slots.pages_from(slot, held.broken_from)
+            if pages:
+                self.pool.wipe(pages, held.broken_from % self.slots.page_size)
+        self.slots.held.pop(slot, None)
+
+    def _write_drafts(self, row: Row) -> None:
+        """Guesses stand behind the last known token until they are verified."""
+        first = int(self.slots.lengths[row.slot]) + row.count - len(row.drafts)
+        self.slots.tokens[row.slot, first : first + len(row.drafts)] = torch.tensor(row.drafts)
+
+    def _logits(self, plan: Plan, batch: Batch, hidden_TD: Tensor) -> Tensor | None:
+        """fp32 logits of the last position of each row that samples, and of its drafts."""
+        at = [
+            batch.starts[index] + row.count - 1 - back
+            for index, row in enumerate(plan.rows)
+            if row.sample
+            for back in range(len(row.drafts), -1, -1)
+        ]
+        return self.model.logits(hidden_TD[at]).float() if at else None
+
+    def _score_prompts(self, plan: Plan, batch: Batch, hidden_TD: Tensor) -> dict[int, TokenLogprobs]:
+        scored = {}
+        for index, row in enumerate(plan.rows):
+            if row.logprobs_from >= 0:
+                scored[index] = self._score_prompt(row, batch.starts[index], batch.lengths[index], hidden_TD)
+        return scored
+
+    def _score_prompt(self, row: Row, start: int, length: int, hidden_TD: Tensor) -> TokenLogprobs:
+        """Token t is scored by the hidden state at t - 1; a block of states at a time."""
+        held = self.slots.held[row.slot]
+        assert held.wants is not None
+        first, last = row.logprobs_from, min(length, held.prompt_len - 1)
+        offset = start - (length - row.count) - 1  # token index -> row of hidden_TD that predicts it
+        parts = []
+        for block in range(first, last + 1, BLOCK):
+            end = min(block + BLOCK, last + 1)
+            logits = self.model.logits(hidden_TD[offset + block : offset + end])
+            parts.append(score(logits, self.slots.tokens[row.slot, block:end], held.wants, block))
+        return join(parts)
+
+    # -- sample ------------------------------------------------------------------------------------------------------
+
+    def sample(self, forwarded: Forwarded, constraints: object = None) -> StepResult:
+        """Tokens of the step; slots learn them before the next step reads its inputs."""
+        plan, batch = forwarded.plan, forwarded.batch
+        tickets = [copy.ticket for copy in plan.copies]
+        if batch is None:
+            return StepResult(plan.step, [], {}, tickets, {})
+        tokens: list[list[int]] = [[] for _ in plan.rows]
+        logprobs = {index: RowLogprobs(prompt=found) for index, found in forwarded.prompt.items()}
+        faults: dict[int, str] = {}
+        if forwarded.logits_SV is not None:
+            self._sample(plan, batch, forwarded.logits_SV, tokens, logprobs, faults)
+        ends = [
+            end - len(row.drafts) + max(len(given) - 1, 0)
+            for row, end, given in zip(plan.rows, batch.lengths, tokens, strict=True)
+        ]
+        self.slots.lengths[[row.slot for row in plan.rows]] = torch.tensor(ends)
+        return StepResult(plan.step, tokens, logprobs, tickets, faults)
+
+    def _sample(
+        self,
+        plan: Plan,
+        batch: Batch,
+        logits_SV: Tensor,
+        tokens: list[list[int]],
+        logprobs: dict[int, RowLogprobs],
+        faults: dict[int, str],
+    ) -> None:
+        rows = [
+            (index, row, batch.lengths[index] - len(row.drafts) + ahead)
+            for index, row in enumerate(plan.rows)
+            if row.sample
+            for ahead in range(len(row.drafts) + 1)
+        ]
+        if self.slots.sampling.special:
+            for at, (_, row, position) in enumerate(rows):
+                special = self.slots.sampling.special.get(row.slot)
+                if special is not None:
+                    adjust(logits_SV[at], special, self.slots.outputs(row.slot, position))
+        slots_S = torch.tensor([row.slot for _, row, _ in rows])
+        positions_S = torch.tensor([position for _, _, position in rows])
+        sampled = sample(logits_SV, self.slots.sampling, slots_S, positions_S)
+        drawn, broken = sampled.tokens_R.tolist(), sampled.broken_R.tolist()
+        self.slots.tokens[slots_S, positions_S] = sampled.tokens_R
+        first_of: dict[int, int] = {}
+        for at, (index, row, _) in enumerate(rows):
+            first = first_of.setdefault(index, at)
+            if broken[at]:
+                faults[index] = NOT_FINITE
+                self._break(row, batch.lengths[index])
+            if _still_right(row.drafts, drawn, first, at):
+                tokens[index].append(drawn[at])
+        self._score_outputs(plan, rows, first_of, sampled, tokens, logprobs)
+
+    def _break(self, row: Row, end: int) -> None:
+        held = self.slots.held[row.slot]
+        first = end - row.count
+        held.broken_from = first if held.broken_from is None else min(first, held.broken_from)
+
+    def _score_outputs(
+        self,
+        plan: Plan,
+        rows: list[tuple[int, Row, int]],
+        first_of: dict[int, int],
+        sampled: Sampled,
+        tokens: list[list[int]],
+        logprobs: dict[int, RowLogprobs],
+    ) -> None:
+        for index, first in first_of.items():
+            wants = self.slots.held[plan.rows[index].slot].wants
+            if wants is None:
+                continue
+            span = slice(first, first + len(tokens[index]))
+            found = score(sampled.scaled_RV[span], sampled.tokens_R[span], wants, rows[first][2])
+            prompt = logprobs[index].prompt if index in logprobs else None
+            logprobs[index] = RowLogprobs(prompt, found)
+
+
+def _still_right(drafts: tuple[int, ...], drawn: list[int], first: int, at: int) -> bool:
+    """A token counts as long as every draft before it was what was drawn there: sampling is not changed by guessing."""
+    return all(drawn[first + k] == drafts[k] for k in range(at - first))

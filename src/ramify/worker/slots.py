@@ -1,0 +1,60 @@
+"""The worker's side of each request: its tokens, its exact length, its page table.
+
+Written only by the thread that runs the steps, in the order of the plans. `length` is the truth of which the host
+knows an upper bound; `tokens` beyond what the host has sent are those sampled here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ramify.sampling.state import SamplingState
+from ramify.wire.plan import Grant, LogprobsWanted, Opened
+
+
+@dataclass
+class Held:
+    """What is known of a slot besides tensors. `pages` counts entries of its page table."""
+
+    epoch: int
+    prompt_len: int
+    wants: LogprobsWanted | None
+    pages: int = 0
+    broken_from: int | None = None  # first position that may hold NaN
+
+
+class Slots:
+    """`count` requests of up to `context` tokens. `slack` more positions are for steps that run past an end."""
+
+    def __init__(
+        self, count: int, context: int, page_size: int, eos_ids: tuple[int, ...], device: torch.device
+    ) -> None:
+        self.page_size = page_size
+        self.tokens = torch.zeros((count, context), dtype=torch.int64, device=device)
+        self.tables = torch.zeros((count, -(-context // page_size)), dtype=torch.int32, device=device)
+        self.lengths = torch.zeros((count,), dtype=torch.int64, device=device)
+        self.sampling = SamplingState(count, device, eos_ids)
+        self.held: dict[int, Held] = {}
+
+    def open(self, new: Opened) -> None:
+        self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs)
+        self.tokens[new.slot, : len(new.tokens)] = torch.tensor(new.tokens, dtype=torch.int64)
+        self.lengths[new.slot] = new.start
+        self.sampling.open(new.slot, new.params, new.seed, new.choice, new.prompt_len)
+
+    def grant(self, grant: Grant) -> None:
+        held = self.held[grant.slot]
+        pages = torch.tensor(grant.pages, dtype=torch.int32)
+        self.tables[grant.slot, held.pages : held.pages + len(pages)] = pages
+        held.pages += len(pages)
+
+    def pages_from(self, slot: int, position: int) -> list[int]:
+        """Pages of a slot from the one that holds `position`."""
+        return self.tables[slot, position // self.page_size : self.held[slot].pages].tolist()
+
+    def outputs(self, slot: int, end: int) -> Tensor:
+        """Generated tokens of a slot, up to position `end`."""
+        return self.tokens[slot, self.held[slot].prompt_len : end]
