@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from assets import SHARED, needs_shared, shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from assets import SHARED, needs_shared, shared
 from ramify.text.detokenize import ByteDetokenizer
 from ramify.text.tokenizer import Tokenizer, load_tokenizer
 

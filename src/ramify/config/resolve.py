@@ -123,7 +123,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         queue=note.asked_or("max_queued_requests", settings.schedule.max_queued_requests, lambda: (4096, "default")),
         chunk=chunk,
         depth=_depth(settings, note),
-        threads=_threads(machine, note),
+        threads=_threads(settings, machine, note),
         attention=_attention(settings, note),
         memory=memory,
         decisions=(*note.made, *_named_breaches()),
@@ -154,6 +154,7 @@ def _check(settings: Settings) -> None:
         ("max_running_requests", schedule.max_running_requests, 1),
         ("max_queued_requests", schedule.max_queued_requests, 1),
         ("context_length", settings.model.context_length, 1),
+        ("threads", settings.model.threads, 1),
         ("api_workers", server.api_workers, 1),
         ("stream_interval", server.stream_interval, 1),
         ("max_body_mib", server.max_body_mib, 1),
@@ -225,7 +226,9 @@ def _depth(settings: Settings, note: _Notes) -> int:
     return note("depth", 1, "the next step is planned while one computes")
 
 
-def _threads(machine: Machine, note: _Notes) -> int:
+def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
+    if settings.model.threads is not None:
+        return note("threads", settings.model.threads, "as asked")
     if machine.cores > 2:
         return note("threads", machine.cores - 1, f"{machine.cores} cores, one left for the front end")
     return note("threads", machine.cores, "all cores that this process may use")

@@ -25,6 +25,7 @@ class ModelSettings:
         None, "Folder with the weights, or a hub id (org/model). Without it the bundled demo model.", also=("model",)
     )
     tokenizer_path: str | None = setting(None, "Folder of the tokenizer, if not the model's.")
+    skip_tokenizer_init: bool = setting(False, "No tokenizer: prompts and answers are token ids.")
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     served_model_name: str | None = setting(None, "Name in /v1/models and in answers. Default: the model path.")
     load_format: Literal["auto", "safetensors", "dummy"] = setting(
@@ -36,6 +37,7 @@ class ModelSettings:
     context_length: int | None = setting(None, "Longest request in tokens. Default: the model's own.")
     chat_template: str | None = setting(None, "File with a jinja chat template, in place of the model's.")
     device: Literal["auto", "cpu"] = setting("auto", "Where to compute.")
+    threads: int | None = setting(None, "Cores to compute on. Default: all, less one for the front end above two.")
     attention_backend: Literal["auto", "torch_native", "reference"] = setting("auto", "Who computes attention.")
     random_seed: int = setting(0, "Seed of dummy weights and of the policy `random`.")
     weight_version: str = setting("default", "A label for these weights, shown in answers.")

@@ -58,6 +58,12 @@ class NotFound(UserError):
     kind = "not_found_error"
 
 
+class WrongMethod(UserError):
+    """405: the route exists and takes another method."""
+
+    status = 405
+
+
 class TooLarge(UserError):
     """413: the body is over the limit."""
 

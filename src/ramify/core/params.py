@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from ramify.core.convert import convert
 from ramify.core.errors import BadRequest
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -73,10 +74,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for key, feature in NOT_YET.items():
             if key in raw:
                 raise BadRequest(f"{key} needs {feature}, which this version of ramify does not have", param=key)
-        try:
-            params = msgspec.convert(raw, cls, str_keys=True)
-        except msgspec.ValidationError as e:
-            raise _named(e, where) from None
+        params = convert(raw, cls, where)
         params.check()
         return params
 
@@ -131,13 +129,3 @@ def _check_stops(values: list[str], field: str, longest: int) -> None:
             raise BadRequest(f"{field} must not hold an empty string", param=field)
         if len(value.encode("utf-8", "surrogatepass")) > longest:
             raise BadRequest(f"an entry of {field} is longer than {longest} bytes", param=field)
-
-
-def _named(error: msgspec.ValidationError, where: str) -> BadRequest:
-    """msgspec says `... - at `$.field``; make that a sentence about `where.field`, and the field its own datum."""
-    text, _, path = str(error).partition(" - at `")
-    field = path.rstrip("`").rpartition("$")[2].lstrip(".")
-    if not field and "unknown field `" in text:
-        field = text.split("unknown field `")[1].rstrip("`")
-        return BadRequest(f"unknown key {field!r} in {where}", param=field, code="unknown_parameter")
-    return BadRequest(f"{where}.{field}: {text}" if field else f"{where}: {text}", param=field or where)

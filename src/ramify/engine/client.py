@@ -104,11 +104,15 @@ class Client:
             for generation in open_now:
                 self.abort(generation)
 
+    @staticmethod
+    def into(inbox: asyncio.Queue[News]) -> Deliver:
+        """A `deliver` that fills a queue of the running event loop."""
+        return _InLoop(asyncio.get_running_loop(), inbox.put_nowait)
+
     async def stream(self, ask: Ask, text: bool = True) -> AsyncIterator[News]:
         """The same in an event loop. Leaving early aborts what is left."""
-        loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[News] = asyncio.Queue()
-        open_now = self.open(ask, _InLoop(loop, inbox.put_nowait), text)
+        open_now = self.open(ask, self.into(inbox), text)
         ended = 0
         try:
             while ended < len(open_now):

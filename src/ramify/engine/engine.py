@@ -133,7 +133,7 @@ class Engine:
         given = [prompt if prompt is not None else ids] if one else list(prompt if prompt is not None else ids)
         if not given:
             raise BadRequest("the list of prompts is empty", param="prompt" if prompt is not None else "input_ids")
-        tokens = self.tokenizer.encode_batch(given) if prompt is not None else given
+        tokens = self._tokenizer().encode_batch(given) if prompt is not None else given
         each = _per_prompt(params, len(given), "sampling_params")
         rids = _rids(rid, len(given))
         now = time.monotonic()
@@ -205,7 +205,7 @@ class Engine:
         **template: Any,
     ) -> Any:
         """Render a conversation with the model's chat template and answer it; more arguments go to the template."""
-        ids = self.tokenizer.encode(self.render(messages, **template), add_special_tokens=False)
+        ids = self._tokenizer().encode(self.render(messages, **template), add_special_tokens=False)
         params = as_params(sampling_params)
         ask = Ask(tokens=ids, params=params, stream=stream, to_the_end=True, arrived=time.monotonic())
         if stream:
@@ -216,10 +216,16 @@ class Engine:
     def render(self, messages: Sequence[dict[str, Any]], **template: Any) -> str:
         """The prompt that the chat template makes of a conversation."""
         if self._template is None:
-            if self.tokenizer.chat_template is None:
+            tokenizer = self._tokenizer()
+            if tokenizer.chat_template is None:
                 raise BadRequest("this model has no chat template; use generate, or give a --chat-template file")
-            self._template = ChatTemplate(self.tokenizer.chat_template, self.tokenizer.names)
+            self._template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
         return self._template.render(messages, **template)
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise BadRequest("this engine has no tokenizer (skip_tokenizer_init): give input_ids", param="prompt")
+        return self.tokenizer
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
@@ -236,8 +242,10 @@ class Engine:
         return {**info_of(self.resolved), "internal_states": [self._client.order("state").result()]}
 
 
-def load_model_tokenizer(resolved: Resolved) -> Tokenizer:
-    """The tokenizer of the model, or of `--tokenizer-path`."""
+def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:
+    """The tokenizer of the model, or of `--tokenizer-path`; none with `--skip-tokenizer-init`."""
+    if resolved.settings.model.skip_tokenizer_init:
+        return None
     asked = resolved.settings.model.tokenizer_path
     folder = resolved.folder if asked is None else locate(asked, weights=False)
     return load_tokenizer(folder, resolved.settings.model.chat_template)

@@ -18,6 +18,7 @@ class News:
 
     generation: Generation
     text: str
+    said: int  # characters of text there are now
     tokens: int
     finish: Finish | None
 
@@ -69,12 +70,16 @@ class Generation:
             self.first_token_at = time.monotonic()
         if finish is not None:
             self.finish, self.finished_at = finish, time.monotonic()
-        return News(self, text, len(self.ids), finish)
+        return News(self, text, self._said, len(self.ids), finish)
 
     def fail(self, finish: Finish) -> News:
         """It ended without the engine having said so."""
         self.finish, self.finished_at = finish, time.monotonic()
-        return News(self, "", len(self.ids), finish)
+        return News(self, "", self._said, len(self.ids), finish)
+
+    @property
+    def _said(self) -> int:
+        return self.stream.said if self.stream is not None else 0
 
     def _cut(self, received: int) -> None:
         assert self.stream is not None

@@ -15,31 +15,34 @@ from ramify.text.stops import Stops
 
 
 class TextStream:
-    """Feed tokens as they come. `text` is everything said so far, `tokens` how many tokens count, `finish` the end."""
+    """Feed tokens as they come. `text` is everything said so far, `tokens` how many tokens count, `finish` the end.
+
+    One thread feeds; others may read `text` meanwhile.
+    """
 
     def __init__(self, params: SamplingParams, detokenizer: Detokenizer) -> None:
         self._detokenizer = detokenizer
         self._trims = not params.no_stop_trim
         self._stops = Stops(params.stop_strings, params.stop_patterns) if params.has_text_stops else None
         self._pieces: list[str] = []
-        self._whole = ""
         self._cut: int | None = None
+        self.said = 0  # characters of `text`
         self.tokens = 0
         self.finish: Finish | None = None
 
     @property
     def text(self) -> str:
         """Everything said; less than that where a regex without a bound turned out to begin in what was said."""
-        if self._pieces:
-            self._whole += "".join(self._pieces)
-            self._pieces.clear()
-        return self._whole[: self._cut]
+        return "".join(self._pieces)[: self._cut]
 
     def feed(self, tokens: Sequence[int], finish: Finish | None) -> str:
         """Add tokens, the last ones if `finish`. Returns the text that can be said now."""
         said = self._feed(tokens, finish)
         if said:
             self._pieces.append(said)
+        self.said += len(said)
+        if self._cut is not None:
+            self.said = min(self.said, self._cut)
         return said
 
     def _feed(self, tokens: Sequence[int], finish: Finish | None) -> str:

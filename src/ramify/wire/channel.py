@@ -126,7 +126,8 @@ class ZmqEngineEnd:
             return taken
 
     def send(self, origin: int, message: ToClient) -> None:
-        self._out[origin].send(codec.encode(message))
+        if origin >= 0:
+            self._out[origin].send(codec.encode(message))
 
     def broadcast(self, message: ToClient) -> None:
         for origin in range(len(self._out)):
@@ -162,4 +163,12 @@ class ZmqClientEnd:
         return codec.decode_to_client(self._in.recv())
 
     def close(self) -> None:
-        self._own.send(codec.encode(Farewell("the client has closed")))
+        self._part("the client has closed")
+
+    def lose_engine(self) -> None:
+        """The engine's process is gone and could not say so itself."""
+        self._part("the engine has died")
+
+    def _part(self, reason: str) -> None:
+        with self._sending:
+            self._own.send(codec.encode(Farewell(reason)))

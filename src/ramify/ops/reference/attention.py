@@ -38,7 +38,7 @@ def attend(q_HQC: Tensor, k_KLC: Tensor, v_KLC: Tensor, scale: float) -> Tensor:
     """Causal attention of the last Q of L positions, query heads in groups over key-value heads, in fp32."""
     heads, queries, size = q_HQC.shape
     kv_heads, length, _ = k_KLC.shape
-    q = q_HQC.float().view(kv_heads, heads // kv_heads * queries, size)
+    q = q_HQC.float().reshape(kv_heads, heads // kv_heads * queries, size)
     scores = (q @ k_KLC.float().transpose(1, 2) * scale).view(kv_heads, -1, queries, length)
     past = torch.arange(length) <= torch.arange(length - queries, length)[:, None]
     weights = scores.masked_fill(~past.to(scores.device), float("-inf")).softmax(-1)

@@ -1,0 +1,94 @@
+"""The engine as a process of its own: `python -m ramify.engine.process FOLDER`, started by the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ramify.core import log as logs
+from ramify.core.errors import StartupError
+from ramify.engine import handover
+from ramify.engine.assemble import assemble
+from ramify.engine.loop import Loop
+from ramify.wire.channel import ZmqClientEnd, ZmqEngineEnd
+from ramify.wire.messages import Control, Hello
+
+log = logging.getLogger(__name__)
+
+
+def main(folder: Path) -> int:
+    given = handover.read(folder)
+    logs.setup(given.resolved.settings.log.log_level, role="engine")
+    handover.follow_parent(given)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which drains first
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # while loading there is nothing to finish
+    channel = ZmqEngineEnd(folder, given.workers)
+    try:
+        loop = assemble(given.resolved, channel, _progress())
+    except StartupError as e:
+        handover.tell(given, f"failed {str(e).encode('unicode_escape').decode()}")
+        return 1
+    except MemoryError:
+        handover.tell(given, "failed there is not enough memory to load the model")
+        return 1
+    _stop_on_sigterm(folder)
+    channel.broadcast(Hello({}))
+    handover.tell(given, "engine ready")
+    return _run(loop)
+
+
+def _run(loop: Loop) -> int:
+    try:
+        loop.run()
+    except Exception:
+        log.exception("the engine's loop failed")
+        return 1
+    finally:
+        loop.executor.close()
+        loop.channel.close()
+    return 0
+
+
+def _stop_on_sigterm(folder: Path) -> None:
+    """SIGTERM becomes a message, so that the loop ends between steps."""
+    end = ZmqClientEnd(folder, origin=STOPPER)
+    signal.signal(signal.SIGTERM, lambda *_: end.send(Control(0, STOPPER, "stop")))
+
+
+STOPPER = -1  # an origin that gets no answers
+
+
+def _progress() -> Callable[[int, int], None]:
+    """How far loading is: a bar on a terminal, a few lines elsewhere."""
+    if not sys.stderr.isatty():
+        return _lines
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("loading weights"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("")
+
+    def advance(done: int, total: int) -> None:
+        if not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
+
+    return advance
+
+
+def _lines(done: int, total: int) -> None:
+    if done == total or (total >= 100 and done % (total // 4) == 0):
+        log.info("loaded %d of %d tensors", done, total)
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]))
+    sys.stderr.flush()
+    os._exit(code)  # threads of libraries must not keep a finished engine alive

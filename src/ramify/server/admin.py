@@ -1,0 +1,57 @@
+"""Orders to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from ramify.core.errors import BadRequest, UserError
+from ramify.server.auth import require_admin
+from ramify.server.state import State
+
+# The texts are SGLang's: clients show them.
+FLUSHED = (
+    "Cache flushed.\nPlease check backend logs for more details. "
+    "(When there are running or waiting requests, the operation will not be performed.)\n"
+)
+NOT_FLUSHED = "Flush cache failed.\n"
+MAX_TIMEOUT = 600.0
+
+
+async def flush_cache(request: Request, state: State, body: dict[str, Any]) -> Response:
+    """Forget every cached prefix; with `timeout` seconds, wait for the engine to be idle first."""
+    timeout = _seconds(request.query_params.get("timeout", "0"))
+    try:
+        await asyncio.wrap_future(state.client.order("flush_cache", timeout=timeout))
+    except BadRequest as e:
+        return PlainTextResponse(NOT_FLUSHED + e.message + "\n", 400)
+    return PlainTextResponse(FLUSHED)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadRequest(f"timeout should be a number of seconds, not {text!r}", param="timeout") from None
+    if not 0 <= value <= MAX_TIMEOUT:
+        raise BadRequest(f"timeout should be between 0 and {MAX_TIMEOUT:g} seconds", param="timeout")
+    return value
+
+
+async def abort_request(request: Request, state: State, body: dict[str, Any]) -> Response:
+    """End the request of exactly this `rid`, or its parts `<rid>_<i>`; `abort_all` is for admins."""
+    rid, everything = body.get("rid"), body.get("abort_all", False)
+    if not isinstance(everything, bool):
+        raise BadRequest("abort_all should be a boolean", param="abort_all")
+    if everything:
+        require_admin(request, state.resolved.settings.server)
+    elif not isinstance(rid, str) or not rid:
+        raise BadRequest("rid should be the id of a request", param="rid")
+    try:
+        await asyncio.wrap_future(state.client.order("abort", rid=rid, all=everything))
+    except UserError as e:
+        raise BadRequest(e.message) from None
+    return Response(status_code=200)

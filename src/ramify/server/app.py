@@ -1,0 +1,199 @@
+"""The ASGI application: what every request goes through before and after its handler.
+
+    request id -> route -> auth -> body (limit, type, JSON) -> handler -> response, or an error in the route's shape
+
+A handler that is still computing when its client leaves is cancelled, and what it had asked of the engine aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ramify.core.errors import (
+    BadRequest,
+    InternalError,
+    NotFound,
+    TooLarge,
+    UnsupportedMedia,
+    UserError,
+    WrongMethod,
+)
+from ramify.core.log import request_id
+from ramify.server import auth, errors
+from ramify.server.routes import ROUTES, Route
+from ramify.server.sse import disconnected
+from ramify.server.state import State
+
+log = logging.getLogger(__name__)
+
+BODY_SECONDS = 60.0
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 << 10
+MAX_ID = 128
+
+
+def make_app(state: State) -> ASGIApp:
+    """The application of one API worker."""
+    return _Frame(_Dispatch(state))
+
+
+class _Dispatch:
+    """Finds the route: by its whole path, or by its beginning where it ends in a parameter."""
+
+    def __init__(self, state: State) -> None:
+        self._exact: dict[str, dict[str, _Endpoint]] = {}
+        self._open_ended: dict[str, dict[str, _Endpoint]] = {}
+        for route in ROUTES:
+            table, path = self._exact, route.path
+            if path.endswith("}"):
+                table, path = self._open_ended, path[: path.index("{")]
+            for method in route.methods:
+                table.setdefault(path, {})[method] = _Endpoint(route, state)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        found = self._exact.get(path) or self._find_open_ended(scope)
+        if not found:
+            error: UserError = NotFound(f"{path} is not a route of this server")
+        elif (endpoint := found.get("GET" if method == "HEAD" else method)) is not None:
+            await endpoint(scope, receive, send)
+            return
+        else:
+            error = WrongMethod(f"{path} takes {', '.join(sorted(found))}, not {method}")
+        await errors.respond(error, openai=path.startswith("/v1/"))(scope, receive, send)
+
+    def _find_open_ended(self, scope: Scope) -> dict[str, _Endpoint] | None:
+        for beginning, found in self._open_ended.items():
+            if scope["path"].startswith(beginning):
+                scope["path_params"] = {"rest": scope["path"][len(beginning) :]}
+                return found
+        return None
+
+
+class _Frame:
+    """Outermost: gives the request its id, refuses absurd headers, and keeps the server up whatever happens."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        rid = _request_id(scope)
+        token = request_id.set(rid)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", rid.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            request_id.reset(token)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's `X-Request-Id` if it is fit to be logged and sent back, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and 0 < len(value) <= MAX_ID and value.isascii() and value.decode().isprintable():
+            return value.decode()
+    return uuid.uuid4().hex
+
+
+class _Endpoint:
+    """One route as an ASGI application."""
+
+    def __init__(self, route: Route, state: State) -> None:
+        self._route = route
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except ClientDisconnect:
+            log.debug("%s: the client left", self._route.path)
+            return
+        except asyncio.CancelledError:
+            raise
+        except Exception as e:  # noqa: BLE001  (one bad request must not hurt another)
+            response = self._failed(e)
+        log.debug("%s %s %d %.3fs", scope["method"], scope["path"], response.status_code, time.monotonic() - started)
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Any:
+        settings = self._state.resolved.settings.server
+        if (
+            len(request.headers) > MAX_HEADERS
+            or sum(len(k) + len(v) for k, v in request.headers.raw) > MAX_HEADER_BYTES
+        ):
+            raise BadRequest("too many headers, or too long ones")
+        auth.check(request, self._route.auth, settings)
+        body = await self._body(request, settings.max_body_mib << 20) if self._route.body else {}
+        return await self._while_connected(request, body)
+
+    async def _while_connected(self, request: Request, body: dict[str, Any]) -> Any:
+        """The handler's answer; raises `ClientDisconnect`, with the handler cancelled, if nobody waits for it."""
+        if not self._route.body:
+            return await self._route.handler(request, self._state, body)
+        working = asyncio.ensure_future(self._route.handler(request, self._state, body))
+        leaving = asyncio.ensure_future(disconnected(request.receive))
+        try:
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientDisconnect
+            return working.result()
+        finally:
+            for task in (working, leaving):
+                if not task.done():
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, UserError):
+                        await task
+
+    async def _body(self, request: Request, limit: int) -> dict[str, Any]:
+        """The JSON object that is the body."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise UnsupportedMedia(f"the body should be application/json, not {kind or 'without a type'}")
+        raw = await asyncio.wait_for(_read(request, limit), BODY_SECONDS)
+        try:
+            body = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as e:
+            raise BadRequest(f"the body is not valid JSON: {e}") from None
+        except RecursionError:
+            raise BadRequest("the body is nested too deeply") from None
+        if not isinstance(body, dict):
+            raise BadRequest("the body should be a JSON object")
+        return body
+
+    def _failed(self, error: Exception) -> Response:
+        told = errors.as_user_error(error)
+        if isinstance(told, InternalError) and not isinstance(error, UserError):
+            log.error("%s failed", self._route.path, exc_info=error)
+        return errors.respond(told, self._route.openai)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body, as long as it is within the limit; a length that is announced is believed only if it is too long."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limit:
+        raise TooLarge(f"the body is over {limit >> 20} MiB")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"the body is over {limit >> 20} MiB")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,94 @@
+"""From the fields of a request, whatever its route, to what is asked of the engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ramify.core.errors import BadRequest
+from ramify.server.state import State
+
+log = logging.getLogger(__name__)
+
+MAX_PROMPTS = 1024
+MAX_PRIORITY = 1 << 31
+
+
+def check_keys(
+    state: State, route: str, body: Mapping[str, Any], known: frozenset[str], refused: Mapping[str, str]
+) -> None:
+    """Refuses by name what needs a feature that is not here; says once in the log what it does not know at all."""
+    for key, feature in refused.items():
+        if body.get(key) not in (None, False, "", [], {}):
+            raise BadRequest(f"{key} needs {feature}, which this version of ramify does not have", param=key)
+    for key in body.keys() - known - refused.keys():
+        if (name := f"{route} {key}"[:200]) not in state.warned and len(state.warned) < 1000:
+            state.warned.add(name)
+            log.warning("%s: the field %r is not known and has no effect", route, key[:100])
+
+
+async def tokenize(state: State, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+    """Token ids of each text. What is certainly too long for the context is refused before it costs anything."""
+    tokenizer, longest = state.words(), max(state.resolved.context, 1) * MAX_TOKEN_CHARACTERS
+    for text in texts:
+        if len(text) > longest:
+            raise BadRequest(
+                f"The input ({len(text)} characters) is longer than the model's context length "
+                f"({state.resolved.context} tokens).",
+                code="context_length_exceeded",
+            )
+        _check_text(text)
+    return await state.off_loop(tokenizer.encode_batch, list(texts), add_special_tokens)
+
+
+MAX_TOKEN_CHARACTERS = 256  # no vocabulary in use has longer tokens, runs of spaces included
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRequest("the text holds half of a surrogate pair, which is not Unicode text") from None
+
+
+def split_prompts(given: Any, field: str) -> tuple[list[Any], bool]:
+    """Prompts, all texts or all lists of ids, and whether there was a list of them rather than one."""
+    if isinstance(given, str):
+        return [given], False
+    if not given:
+        raise BadRequest(f"{field} is an empty list", param=field)
+    kind = type(given[0])
+    if any(type(entry) is not kind for entry in given):
+        raise BadRequest(f"{field} mixes different kinds of prompts", param=field)
+    if kind is int:
+        return [given], False
+    if len(given) > MAX_PROMPTS:
+        raise BadRequest(f"at most {MAX_PROMPTS} prompts in one request, got {len(given)}", param=field)
+    return given, True
+
+
+def per_item(value: Any, count: int, field: str) -> list[Any]:
+    """A scalar for every prompt, or a list with one value for each."""
+    if not isinstance(value, list):
+        return [value] * count
+    if len(value) != count:
+        raise BadRequest(f"{field} has {len(value)} entries for {count} prompts", param=field)
+    return value
+
+
+def check_priority(value: Any, low_first: bool) -> int:
+    """A larger number goes first, unless the server was told the opposite."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_PRIORITY:
+        raise BadRequest("priority should be an integer", param="priority")
+    return -value if low_first else value
+
+
+def salt_of(extra_key: Any, cache_salt: Any) -> str:
+    """What keeps a tenant's prefixes to itself; both spellings count."""
+    for name, value in (("extra_key", extra_key), ("cache_salt", cache_salt)):
+        if value is not None and (not isinstance(value, str) or len(value) > 1024):
+            raise BadRequest(f"{name} should be a string of at most 1024 characters", param=name)
+    return "\x00".join(value for value in (extra_key, cache_salt) if value)

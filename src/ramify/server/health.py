@@ -1,0 +1,70 @@
+"""Is it alive, is it ready, does it generate, what does it count."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from ramify.core.errors import EngineDead, Overloaded, UserError
+from ramify.core.params import SamplingParams
+from ramify.engine.ask import Ask, new_rid
+from ramify.engine.meter import CONTENT_TYPE
+from ramify.server.state import State
+
+TIMEOUT = 20.0
+
+
+async def hello(request: Request, state: State, body: dict[str, Any]) -> Response:
+    return PlainTextResponse(f"ramify serves {state.resolved.served_name}\n")
+
+
+async def health(request: Request, state: State, body: dict[str, Any]) -> Response:
+    """200 if the engine's loop answers: it does once per step, so a long step makes it late and a dead one 503."""
+    return Response(status_code=200 if await _answers(state, "ping") else 503)
+
+
+async def _answers(state: State, order: str) -> bool:
+    if state.client.died is not None or not state.client.ready.is_set():
+        return False
+    try:
+        await asyncio.wait_for(asyncio.wrap_future(state.client.order(order)), TIMEOUT)
+    except (TimeoutError, UserError):
+        return False
+    return True
+
+
+async def health_generate(request: Request, state: State, body: dict[str, Any]) -> Response:
+    """200 if a token can really be generated."""
+    try:
+        state.check_open()
+        await asyncio.wait_for(_one_token(state), TIMEOUT)
+    except (TimeoutError, UserError):
+        return Response(status_code=503)
+    return Response(status_code=200)
+
+
+async def _one_token(state: State) -> None:
+    params = SamplingParams(max_new_tokens=1, temperature=0.0)
+    ask = Ask(tokens=[0], params=params, rid=f"HEALTH_CHECK_{new_rid()}", arrived=time.monotonic())
+    async for news in state.client.stream(ask, text=False):
+        if news.finish is not None and news.finish.is_error:
+            raise EngineDead(news.finish.message or "the health check failed")
+
+
+async def ready(request: Request, state: State, body: dict[str, Any]) -> Response:
+    """200 once requests are taken, 503 while loading and while draining."""
+    try:
+        state.check_open()
+    except (EngineDead, Overloaded):
+        return Response(status_code=503)
+    return Response(status_code=200)
+
+
+async def metrics(request: Request, state: State, body: dict[str, Any]) -> Response:
+    """Prometheus' text format."""
+    text = await asyncio.wait_for(asyncio.wrap_future(state.client.order("metrics")), TIMEOUT)
+    return PlainTextResponse(text, media_type=CONTENT_TYPE)

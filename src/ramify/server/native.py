@@ -1,0 +1,272 @@
+"""SGLang's native routes: `/generate` and what describes the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import ramify
+from ramify.core.convert import convert
+from ramify.core.errors import BadRequest, UserError
+from ramify.core.params import SamplingParams
+from ramify.engine.ask import Ask, check_rid, new_rid
+from ramify.engine.engine import info_of, raise_if_failed
+from ramify.engine.generation import Generation, News
+from ramify.engine.outputs import Shape
+from ramify.server.ask import check_keys, check_priority, per_item, salt_of, split_prompts, tokenize
+from ramify.server.errors import stream_error
+from ramify.server.sse import DONE, Ahead, EventStream, frame
+from ramify.server.state import State
+
+Ids = list[int]
+
+
+class GenerateRequest(msgspec.Struct, kw_only=True):
+    """The body of `/generate`: SGLang's fields that a text model can honour, and those that change no answer."""
+
+    text: str | list[str] | None = None
+    input_ids: list[int | list[int]] | None = None
+    sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
+    stream: bool = False
+    rid: str | list[str] | None = None
+    return_logprob: bool | list[bool] | None = None
+    logprob_start_len: int | list[int] | None = None
+    top_logprobs_num: int | list[int] | None = None
+    token_ids_logprob: list[int | list[int] | None] | None = None
+    return_text_in_logprobs: bool = False
+    return_prompt_token_ids: bool = False
+    priority: int | None = None
+    extra_key: str | None = None
+    cache_salt: str | None = None
+
+
+NO_EFFECT = frozenset(
+    {
+        "log_metrics",
+        "no_logs",
+        "custom_labels",
+        "conversation_id",
+        "routing_key",
+        "background",
+        "kv_hints",
+        "modalities",
+    }
+)
+KNOWN = frozenset(GenerateRequest.__struct_fields__) | NO_EFFECT
+REFUSED = {
+    "input_embeds": "embeddings as input",
+    "image_data": "images",
+    "video_data": "videos",
+    "audio_data": "audio",
+    "lora_path": "adapters",
+    "session_params": "sessions",
+    "session_id": "sessions",
+    "custom_logit_processor": "custom logit processors",
+    "return_hidden_states": "hidden states as output",
+    "return_routed_experts": "mixture-of-experts models",
+    "return_indexer_topk": "sparse attention",
+    "return_flat_raw_top_logprobs": "flat log probabilities",
+    "return_flat_raw_output_top_logprobs": "flat log probabilities",
+    "return_flat_raw_top_logprobs_b64": "flat log probabilities",
+    "return_sampling_mask": "sampling masks",
+    "return_entropy": "entropies",
+    "return_bytes": "raw bytes",
+    "require_reasoning": "reasoning parsers",
+    "max_thinking_tokens": "reasoning parsers",
+    "bootstrap_host": "disaggregation",
+    "bootstrap_port": "disaggregation",
+    "bootstrap_room": "disaggregation",
+    "routed_dp_rank": "data parallelism",
+    "data_parallel_rank": "data parallelism",
+    "watermark": "watermarks",
+    "positional_embed_overrides": "embeddings as input",
+    "multi_item_delimiter_indices": "multi-item scoring",
+    "token_indices_to_pool": "pooling",
+}
+
+
+async def generate(request: Request, state: State, body: dict[str, Any]) -> Any:
+    state.check_open()
+    check_keys(state, "/generate", body, KNOWN, REFUSED)
+    asked = convert({k: v for k, v in body.items() if k in KNOWN}, GenerateRequest)
+    asks, batch = await _asks(state, asked)
+    shape = Shape(state.tokenizer, state.resolved.settings.model.weight_version, asked.return_text_in_logprobs)
+    many = batch or len(asks) > 1 or asks[0].params.n > 1
+    if asked.stream:
+        keep_alive = state.resolved.settings.server.keep_alive_interval
+        news = await Ahead(news_of(state, asks)).look(keep_alive)
+        return EventStream(_frames(state, news, asks, shape, many), news, keep_alive)
+    generations = await collect(state, asks)
+    outputs = [_output(shape, generation, asked) for generation in generations]
+    return JSONResponse(outputs if many else outputs[0])
+
+
+def _output(shape: Shape, generation: Generation, asked: GenerateRequest) -> dict[str, Any]:
+    output = shape.whole(generation)
+    if asked.return_prompt_token_ids:
+        output["prompt_token_ids"] = generation.submit.tokens
+    return output
+
+
+async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
+    """One `Ask` per prompt, and whether the body had a list of prompts."""
+    tokens, batch = await _prompts(state, asked)
+    count = len(tokens)
+    params = [SamplingParams.parse(p) for p in per_item(asked.sampling_params, count, "sampling_params")]
+    if len({p.n for p in params}) > 1:
+        raise BadRequest("all sampling_params must agree on n", param="n")
+    rids = _rids(asked.rid, count, batch)
+    wanted = per_item(asked.return_logprob, count, "return_logprob")
+    starts = per_item(asked.logprob_start_len, count, "logprob_start_len")
+    tops = per_item(asked.top_logprobs_num, count, "top_logprobs_num")
+    ids = _per_prompt_ids(asked.token_ids_logprob, count)
+    priority = check_priority(asked.priority, state.resolved.settings.schedule.schedule_low_priority_values_first)
+    salt, now = salt_of(asked.extra_key, asked.cache_salt), time.monotonic()
+    asks = [
+        Ask(
+            tokens=tokens[i],
+            params=params[i],
+            rid=rids[i],
+            stream=asked.stream,
+            return_logprob=bool(wanted[i]),
+            logprob_start=-1 if starts[i] is None else starts[i],
+            top_logprobs=tops[i] or 0,
+            token_ids_logprob=ids[i] or (),
+            priority=priority,
+            salt=salt,
+            arrived=now,
+        )
+        for i in range(count)
+    ]
+    return asks, batch
+
+
+async def _prompts(state: State, asked: GenerateRequest) -> tuple[list[Ids], bool]:
+    if (asked.text is None) == (asked.input_ids is None):
+        raise BadRequest("give exactly one of text and input_ids", param="text")
+    given: Any = asked.text if asked.text is not None else asked.input_ids
+    prompts, batch = split_prompts(given, "text" if asked.text is not None else "input_ids")
+    return (await tokenize(state, prompts) if asked.text is not None else prompts), batch
+
+
+def _per_prompt_ids(value: Any, count: int) -> list[Any]:
+    """A list of ids for all prompts, or one list for each."""
+    if value and any(isinstance(entry, list) or entry is None for entry in value):
+        return per_item(value, count, "token_ids_logprob")
+    return [value] * count
+
+
+def _rids(rid: Any, count: int, batch: bool) -> list[str]:
+    """As SGLang numbers them: a string for a batch becomes `<rid>_<i>`."""
+    if rid is None:
+        return [new_rid() for _ in range(count)]
+    if isinstance(rid, str):
+        check_rid(rid)
+        return [f"{rid}_{index}" for index in range(count)] if batch else [rid]
+    if len(rid) != count or len(set(rid)) != count:
+        raise BadRequest("rid needs a different id for each prompt", param="rid")
+    return [check_rid(one) for one in rid]
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+async def news_of(state: State, asks: list[Ask], text: bool = True) -> AsyncGenerator[News, None]:
+    """News of several requests as they come. Leaving early, or an error, aborts all that still run."""
+    inbox: asyncio.Queue[News] = asyncio.Queue()
+    deliver = state.client.into(inbox)
+    opened: list[Generation] = []
+    try:
+        for ask in asks:
+            opened += state.client.open(ask, deliver, text)
+        waiting = len(opened)
+        while waiting:
+            news = await inbox.get()
+            raise_if_failed(news)
+            waiting -= news.finish is not None
+            yield news
+    finally:
+        for generation in opened:
+            state.client.abort(generation)
+
+
+async def collect(state: State, asks: list[Ask]) -> list[Generation]:
+    """All generations, finished, in the order of the prompts and of their choices."""
+    place: dict[str, Generation] = {}
+    async for news in news_of(state, asks):
+        if news.finish is not None:
+            place[news.generation.submit.rid] = news.generation
+    return [place[rid] for ask in asks for rid in rids_of(ask)]
+
+
+def rids_of(ask: Ask) -> list[str]:
+    """The ids of a request's choices."""
+    return [ask.rid] if ask.params.n == 1 else [f"{ask.rid}_{choice}" for choice in range(ask.params.n)]
+
+
+async def _frames(
+    state: State, source: Ahead[News], asks: list[Ask], shape: Shape, many: bool
+) -> AsyncGenerator[bytes, None]:
+    """Cumulative, or with --incremental-streaming-output what is new."""
+    deltas = state.resolved.settings.server.incremental_streaming_output
+    index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
+    sent = dict.fromkeys(index, 0)
+    try:
+        async for news in source:
+            rid = news.generation.submit.rid
+            first, text = (sent[rid], news.text) if deltas else (0, news.generation.text[: news.said])
+            sent[rid] = news.tokens
+            output = shape.part(news.generation, first, news.tokens, text)
+            if many:
+                output["index"] = index[rid]
+            yield frame(output)
+    except UserError as e:
+        yield frame(stream_error(e))
+    yield DONE
+
+
+# -- information -------------------------------------------------------------------------------------------------------
+
+
+async def model_info(request: Request, state: State, body: dict[str, Any]) -> Response:
+    resolved = state.resolved
+    model = resolved.settings.model
+    return JSONResponse(
+        {
+            "model_path": model.model_path or str(resolved.folder),
+            "served_model_name": resolved.served_name,
+            "tokenizer_path": model.tokenizer_path or model.model_path or str(resolved.folder),
+            "is_generation": True,
+            "preferred_sampling_params": None,
+            "weight_version": model.weight_version,
+            "load_format": model.load_format,
+            "reasoning_parser": None,
+            "tool_call_parser": None,
+            "disaggregation_mode": "null",
+            "has_image_understanding": False,
+            "has_audio_understanding": False,
+            "model_type": resolved.model.raw.get("model_type"),
+            "architectures": [resolved.model.architecture],
+        }
+    )
+
+
+async def server_info(request: Request, state: State, body: dict[str, Any]) -> Response:
+    engine = await asyncio.wrap_future(state.client.order("state"))
+    info = info_of(state.resolved)
+    return JSONResponse(
+        {
+            **info,
+            "internal_states": [engine],
+            "max_req_input_len": state.resolved.context - 1,
+            "status": "ready",
+            "version": ramify.__version__,
+            "frontend": "python",
+        }
+    )

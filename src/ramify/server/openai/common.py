@@ -1,0 +1,215 @@
+"""What the OpenAI routes have in common: sampling fields, usage, finish reasons, log probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ramify.core.errors import BadRequest
+from ramify.core.finish import Finish
+from ramify.core.params import SamplingParams
+from ramify.engine.generation import Generation
+from ramify.server.ask import check_priority, salt_of
+from ramify.server.state import State
+from ramify.text.tokenizer import Tokenizer
+from ramify.wire.result import TokenLogprobs
+
+MAX_STOP = 16
+MAX_TOP_LOGPROBS = 20
+WHOLE_PROMPT = 0
+
+
+class StreamOptions(msgspec.Struct, kw_only=True):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool = False
+
+
+class SamplingFields(msgspec.Struct, kw_only=True):
+    """Fields of both completion routes: OpenAI's, and SGLang's extensions."""
+
+    model: str = "default"
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    n: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: list[int] | None = None
+    stop_regex: str | list[str] | None = None
+    no_stop_trim: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    rid: str | None = None
+    priority: int | None = None
+    extra_key: str | None = None
+    cache_salt: str | None = None
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.stream)
+
+
+# Fields that change no answer here and that clients send: accepted, and nothing happens.
+NO_EFFECT = frozenset(
+    {
+        "user",
+        "metadata",
+        "service_tier",
+        "store",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "verbosity",
+        "custom_labels",
+        "best_of",
+    }
+)
+
+REFUSED = {
+    "regex": "structured output",
+    "ebnf": "structured output",
+    "json_schema": "structured output",
+    "lora_path": "adapters",
+    "session_params": "sessions",
+    "session_id": "sessions",
+    "custom_logit_processor": "custom logit processors",
+    "custom_params": "custom logit processors",
+    "return_hidden_states": "hidden states as output",
+    "return_routed_experts": "mixture-of-experts models",
+    "return_sampling_mask": "sampling masks",
+    "bootstrap_host": "disaggregation",
+    "bootstrap_port": "disaggregation",
+    "bootstrap_room": "disaggregation",
+    "data_parallel_rank": "data parallelism",
+    "routed_dp_rank": "data parallelism",
+    "watermark": "watermarks",
+}
+
+
+def sampling_params(state: State, asked: SamplingFields, max_tokens: int | None) -> SamplingParams:
+    """In the native names; what is unset comes from the model's own generation config."""
+    if isinstance(asked.stop, list) and len(asked.stop) > MAX_STOP:
+        raise BadRequest(f"at most {MAX_STOP} stop strings, got {len(asked.stop)}", param="stop")
+    given = {
+        "max_new_tokens": max_tokens,
+        "min_new_tokens": asked.min_tokens,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "top_k": asked.top_k,
+        "min_p": asked.min_p,
+        "frequency_penalty": asked.frequency_penalty,
+        "presence_penalty": asked.presence_penalty,
+        "repetition_penalty": asked.repetition_penalty,
+        "logit_bias": _bias(asked.logit_bias),
+        "sampling_seed": asked.seed,
+        "n": asked.n,
+        "stop": asked.stop or None,
+        "stop_regex": asked.stop_regex or None,
+        "stop_token_ids": asked.stop_token_ids,
+        "ignore_eos": asked.ignore_eos,
+        "skip_special_tokens": asked.skip_special_tokens,
+        "no_stop_trim": asked.no_stop_trim,
+    }
+    chosen = {**state.sampling_defaults, **{k: v for k, v in given.items() if v is not None}}
+    try:
+        return SamplingParams.parse(chosen, where="")
+    except BadRequest as e:
+        raise BadRequest(e.message, param=OPENAI_NAMES.get(e.param or "", e.param), code=e.code) from None
+
+
+OPENAI_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
+
+
+def _bias(bias: dict[str, float] | None) -> dict[int, float] | None:
+    if not bias:
+        return None
+    try:
+        return {int(token): value for token, value in bias.items()}
+    except ValueError:
+        raise BadRequest("logit_bias: keys should be token ids", param="logit_bias") from None
+
+
+def routing(state: State, asked: SamplingFields) -> dict[str, Any]:
+    """Where a request stands in the queue and whose prefixes it shares."""
+    low_first = state.resolved.settings.schedule.schedule_low_priority_values_first
+    return {
+        "priority": check_priority(asked.priority, low_first),
+        "salt": salt_of(asked.extra_key, asked.cache_salt),
+    }
+
+
+def usage(state: State, generations: Sequence[Generation]) -> dict[str, Any]:
+    """Prompts are counted once, whatever the number of choices."""
+    prompts = {g.submit.rid if g.submit.params.n == 1 else g.submit.rid.rpartition("_")[0]: g for g in generations}
+    prompt = sum(g.prompt_tokens for g in prompts.values())
+    completion = sum(len(g.ids) for g in generations)
+    found: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "total_tokens": prompt + completion,
+        "completion_tokens": completion,
+        "prompt_tokens_details": None,
+        "reasoning_tokens": 0,
+    }
+    if state.resolved.settings.server.enable_cache_report:
+        found["prompt_tokens_details"] = {"cached_tokens": sum(g.cached for g in prompts.values())}
+    return found
+
+
+def finish_fields(finish: Finish | None) -> dict[str, Any]:
+    """`finish_reason` and SGLang's `matched_stop`."""
+    if finish is None:
+        return {"finish_reason": None, "matched_stop": None}
+    return {"finish_reason": finish.type, "matched_stop": finish.matched}
+
+
+def text_logprobs(
+    tokenizer: Tokenizer, ids: Sequence[int], values: Sequence[float | None], tops: Sequence[Any], offset: int
+) -> dict[str, Any]:
+    """The `logprobs` of text completions; `tops` are pairs (values, ids) or None, `offset` where the text begins."""
+    texts = [tokenizer.token_text(token) for token in ids]
+    offsets = []
+    for text in texts:
+        offsets.append(offset)
+        offset += len(text)
+    return {
+        "text_offset": offsets,
+        "token_logprobs": list(values),
+        "tokens": texts,
+        "top_logprobs": [_top_dict(tokenizer, top) for top in tops],
+    }
+
+
+def _top_dict(tokenizer: Tokenizer, top: Any) -> dict[str, float] | None:
+    """Best first; of two tokens with the same text the better one counts."""
+    if top is None:
+        return None
+    found: dict[str, float] = {}
+    for value, token in zip(*top, strict=True):
+        found.setdefault(tokenizer.token_text(token), value)
+    return found
+
+
+def chat_logprobs(
+    tokenizer: Tokenizer, scored: TokenLogprobs, ids: Sequence[int], first: int, last: int
+) -> dict[str, Any]:
+    """The `logprobs` of chat completions, for output tokens `first` to `last`."""
+
+    def entry(token: int, value: float) -> dict[str, Any]:
+        return {"token": tokenizer.token_text(token), "bytes": list(tokenizer.token_bytes(token)), "logprob": value}
+
+    content = []
+    for at in range(first, last):
+        tops = zip(scored.top_ids[at], scored.top_values[at], strict=True) if scored.top_ids else ()
+        content.append(entry(ids[at], scored.values[at]) | {"top_logprobs": [entry(*top) for top in tops]})
+    return {"content": content}

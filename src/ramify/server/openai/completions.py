@@ -1,0 +1,176 @@
+"""`/v1/completions`: OpenAI's, with SGLang's extensions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ramify.core.convert import convert
+from ramify.core.errors import BadRequest, UserError
+from ramify.engine.ask import Ask, check_rid, new_rid
+from ramify.engine.generation import Generation, News
+from ramify.server.ask import check_keys, split_prompts, tokenize
+from ramify.server.errors import stream_error
+from ramify.server.native import collect, news_of, rids_of
+from ramify.server.openai import common
+from ramify.server.openai.common import SamplingFields
+from ramify.server.sse import DONE, Ahead, EventStream, frame
+from ramify.server.state import State
+from ramify.wire.result import TokenLogprobs
+
+DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    prompt: str | list[str | int | list[int]]
+    max_tokens: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+
+
+KNOWN = frozenset(CompletionRequest.__struct_fields__) | common.NO_EFFECT
+REFUSED = {
+    **common.REFUSED,
+    "suffix": "fill-in-the-middle",
+    "response_format": "structured output",
+    "return_token_ids": "token ids in OpenAI answers",
+}
+
+
+async def create(request: Request, state: State, body: dict[str, Any]) -> Any:
+    state.check_open()
+    check_keys(state, "/v1/completions", body, KNOWN, REFUSED)
+    asked = convert({k: v for k, v in body.items() if k in KNOWN}, CompletionRequest)
+    state.check_model(asked.model)
+    asks = await _asks(state, asked)
+    answer = _Answer(state, asked, asks)
+    if asked.streams:
+        keep_alive = state.resolved.settings.server.keep_alive_interval
+        news = await Ahead(news_of(state, asks)).look(keep_alive)
+        return EventStream(answer.frames(news), news, keep_alive)
+    return JSONResponse(answer.whole(await collect(state, asks)))
+
+
+async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
+    prompts = await _prompts(state, asked.prompt)
+    max_tokens = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
+    params = common.sampling_params(state, asked, max_tokens)
+    if asked.logprobs is not None and not 0 <= asked.logprobs <= common.MAX_TOP_LOGPROBS:
+        raise BadRequest(f"logprobs should be between 0 and {common.MAX_TOP_LOGPROBS}", param="logprobs")
+    rid = new_rid() if asked.rid is None else check_rid(asked.rid)
+    return [
+        Ask(
+            tokens=tokens,
+            params=params,
+            rid=rid if len(prompts) == 1 else f"{rid}_{number}",
+            stream=asked.streams,
+            return_logprob=asked.logprobs is not None,
+            logprob_start=common.WHOLE_PROMPT if asked.echo and asked.logprobs is not None else -1,
+            top_logprobs=asked.logprobs or 0,
+            arrived=time.monotonic(),
+            **common.routing(state, asked),
+        )
+        for number, tokens in enumerate(prompts)
+    ]
+
+
+async def _prompts(state: State, prompt: Any) -> list[list[int]]:
+    """One text, several, one list of ids, or several."""
+    prompts, _ = split_prompts(prompt, "prompt")
+    return await tokenize(state, prompts) if isinstance(prompts[0], str) else prompts
+
+
+class _Answer:
+    """One request's answer, whole or in chunks."""
+
+    def __init__(self, state: State, asked: CompletionRequest, asks: list[Ask]) -> None:
+        self._state = state
+        self._asked = asked
+        self._index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
+        self._id = asks[0].rid if len(asks) == 1 else asks[0].rid.rpartition("_")[0]
+        self._created = int(time.time())
+
+    def whole(self, generations: list[Generation]) -> dict[str, Any]:
+        choices = []
+        for generation in generations:
+            choice = self._choice(generation, 0, len(generation.ids), self._echo(generation) + generation.text, True)
+            choices.append(choice)
+        return {
+            **self._envelope(choices),
+            "usage": common.usage(self._state, generations),
+            "metadata": {"weight_version": self._state.resolved.settings.model.weight_version},
+        }
+
+    def _envelope(self, choices: list[Any]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._state.resolved.served_name,
+            "choices": choices,
+        }
+
+    def _echo(self, generation: Generation) -> str:
+        if not self._asked.echo:
+            return ""
+        return self._state.words().decode(generation.submit.tokens)
+
+    def _choice(self, generation: Generation, first: int, last: int, text: str, begins: bool) -> dict[str, Any]:
+        finish = generation.finish if last == len(generation.ids) else None
+        choice = {"index": self._index[generation.submit.rid], "text": text, "logprobs": None}
+        if self._asked.logprobs is not None:
+            choice["logprobs"] = self._logprobs(generation, first, last, begins)
+        return choice | common.finish_fields(finish)
+
+    def _logprobs(self, generation: Generation, first: int, last: int, begins: bool) -> dict[str, Any]:
+        """Output tokens `first` to `last`; where the text begins and is echoed, the prompt's before them."""
+        output = generation.output_logprobs or TokenLogprobs(0, [])
+        ids, values = list(generation.ids[first:last]), list[float | None](output.values[first:last])
+        tops = _tops(output, first, last, bool(self._asked.logprobs))
+        offset = sum(len(self._state.words().token_text(token)) for token in generation.ids[:first])
+        if self._asked.echo and begins:
+            prompt = generation.prompt_logprobs or TokenLogprobs(0, [])
+            ids = [*generation.submit.tokens, *ids]
+            values = [None, *prompt.values, *values]
+            tops = [None, *_tops(prompt, 0, len(prompt.values), bool(self._asked.logprobs)), *tops]
+        elif self._asked.echo:
+            offset += sum(len(self._state.words().token_text(token)) for token in generation.submit.tokens)
+        return common.text_logprobs(self._state.words(), ids, values, tops, offset)
+
+    async def frames(self, source: Ahead[News]) -> AsyncGenerator[bytes, None]:
+        """Chunks in OpenAI's order: text, the finish of each choice, usage if asked for, and [DONE]."""
+        options = self._asked.stream_options
+        sent: dict[str, int] = {}
+        finished: list[Generation] = []
+        try:
+            async for news in source:
+                generation = news.generation
+                rid = generation.submit.rid
+                begins = rid not in sent
+                if not (news.text or news.finish or self._asked.logprobs is not None or begins):
+                    continue
+                text = (self._echo(generation) if begins else "") + news.text
+                choice = self._choice(generation, sent.get(rid, 0), news.tokens, text, begins)
+                choice |= common.finish_fields(news.finish)
+                sent[rid] = news.tokens
+                chunk = self._envelope([choice]) | {"usage": None}
+                if options is not None and options.continuous_usage_stats:
+                    chunk["usage"] = common.usage(self._state, [generation])
+                if news.finish is not None:
+                    finished.append(generation)
+                yield frame(chunk)
+            if options is not None and options.include_usage:
+                yield frame(self._envelope([]) | {"usage": common.usage(self._state, finished)})
+        except UserError as e:
+            yield frame(stream_error(e))
+        yield DONE
+
+
+def _tops(scored: TokenLogprobs, first: int, last: int, wanted: bool) -> list[Any]:
+    if not wanted:
+        return [None] * (last - first)
+    return list(zip(scored.top_values[first:last], scored.top_ids[first:last], strict=True))

@@ -1,0 +1,126 @@
+"""One API worker as a process: `python -m ramify.server.process FOLDER ORIGIN`, started by `server.launch`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ramify.core import log as logs
+from ramify.engine import handover
+from ramify.engine.client import Client
+from ramify.engine.engine import limits_of, load_model_tokenizer
+from ramify.engine.handover import Handover
+from ramify.server.app import make_app
+from ramify.server.state import State, make_state
+from ramify.wire.channel import ZmqClientEnd
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 5
+MAX_HEAD = 64 << 10  # bytes of request line and headers
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def main(folder: Path, origin: int) -> int:
+    given = handover.read(folder)
+    logs.setup(given.resolved.settings.log.log_level, role=f"api-{origin}")
+    handover.follow_parent(given)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tokenizer = load_model_tokenizer(given.resolved)
+    end = ZmqClientEnd(folder, origin)
+    handover.watch(given.pulse, end.lose_engine, "ramify-pulse")
+    client = Client(end, limits_of(given.resolved), tokenizer)
+    state = make_state(given.resolved, client, tokenizer)
+    client.start()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(given, state, origin))
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists, which is everywhere but on Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve(given: Handover, state: State, origin: int) -> None:
+    """Until SIGTERM; then open requests may go on for the drain timeout."""
+    settings = given.resolved.settings.server
+    config = uvicorn.Config(
+        make_app(state),
+        http=LimitedProtocol,
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(int(settings.drain_timeout), 1),
+    )
+    server = _Server(config, state)
+    listener = socket.socket(fileno=given.listener)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has drained
+    announce = asyncio.create_task(_announce(server, given, origin))
+    await server.serve(sockets=[listener])
+    announce.cancel()
+    state.client.close()
+
+
+async def _announce(server: uvicorn.Server, given: Handover, origin: int) -> None:
+    while not server.started:
+        await asyncio.sleep(0.005)
+    handover.tell(given, f"api {origin} ready")
+
+
+class _Server(uvicorn.Server):
+    """Says that it drains as soon as it does."""
+
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
+        super().__init__(config)
+        self._state = state
+
+    def handle_exit(self, sig: int, frame) -> None:  # type: ignore[no-untyped-def]
+        self._state.draining = True
+        log.info("draining: %d requests are open", self._state.client.open_requests)
+        super().handle_exit(sig, frame)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a limit on what comes before the body."""
+
+    _head: int | None = 0  # bytes of an unfinished head; None while a body is being read
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head is None:
+            return
+        self._head += len(data)
+        if self._head > MAX_HEAD and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        super().on_message_complete()
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]), int(sys.argv[2]))
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,92 @@
+"""What the handlers of an API worker share. Nothing here outlives a request except what is read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ramify.config.model import read_json
+from ramify.config.resolve import Resolved
+from ramify.core.errors import BadRequest, EngineDead, NotFound, Overloaded
+from ramify.engine.client import Client
+from ramify.text.template import ChatTemplate
+from ramify.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+TOKENIZER_THREADS = 2
+
+
+@dataclass
+class State:
+    """One per API worker."""
+
+    resolved: Resolved
+    client: Client
+    tokenizer: Tokenizer | None
+    template: ChatTemplate | None
+    sampling_defaults: dict[str, Any]
+    threads: ThreadPoolExecutor
+    created: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+    warned: set[str] = field(default_factory=set)
+
+    async def off_loop(self, work: Callable[..., T], *args: Any) -> T:
+        """Tokenizing and rendering take milliseconds to seconds: never on the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, work, *args)
+
+    def words(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise BadRequest("this server has no tokenizer (--skip-tokenizer-init): send token ids", param="text")
+        return self.tokenizer
+
+    def check_open(self) -> None:
+        """Raises where no request can be taken now."""
+        if self.client.died is not None:
+            raise EngineDead(self.client.died)
+        if self.draining:
+            raise Overloaded("The server is shutting down.", retry_after=5)
+        if not self.client.ready.is_set():
+            raise Overloaded("The model is still loading.", retry_after=5)
+
+    def check_model(self, name: str) -> None:
+        """Raises for a model that is not the one served."""
+        if name not in self.names:
+            raise NotFound(
+                f"The model '{name}' does not exist. This server has '{self.resolved.served_name}'.",
+                param="model",
+                code="model_not_found",
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names the model answers to; "default" is what clients of SGLang send when they do not care."""
+        return (self.resolved.served_name, self.resolved.folder.name, str(self.resolved.folder), "default", "")
+
+
+def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) -> State:
+    template = None
+    if tokenizer is not None and tokenizer.chat_template is not None:
+        template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
+    threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="ramify-text")
+    return State(resolved, client, tokenizer, template, read_sampling_defaults(resolved.folder), threads)
+
+
+def read_sampling_defaults(folder: Path) -> dict[str, Any]:
+    """What the model's own `generation_config.json` says of sampling; used where an OpenAI request says nothing."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    found = read_json(path, "a generation config")
+    known = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    defaults = {name: found[name] for name in known if isinstance(found.get(name), int | float)}
+    if found.get("do_sample") is False:
+        defaults.pop("temperature", None)
+    if defaults.get("top_k") == 0:
+        defaults["top_k"] = -1
+    return defaults

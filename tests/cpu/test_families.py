@@ -1,0 +1,95 @@
+"""Every family against transformers: logits at every position, and greedy text under everything a scheduler does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from harness import all_logits, check_greedy, make_runner, relative_error
+from models import FAMILIES, reference_logits, save
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import ramify
+from assets import shared
+
+NEW = 128
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedModel]:
+    folder = tmp_path_factory.mktemp(request.param)
+    return folder, save(request.param, folder)
+
+
+@pytest.fixture(scope="module")
+def stories() -> tuple[Path, PreTrainedModel]:
+    """A real trained model."""
+    folder = shared("weights/TinyStories-656K")
+    return folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def tokens_of(rnd: random.Random, count: int, vocab: int) -> list[int]:
+    return [rnd.randrange(3, vocab) for _ in range(count)]
+
+
+@pytest.mark.parametrize("attention", ["torch_native", "reference"])
+@pytest.mark.parametrize("chunks", [[150], [64, 1, 85], [7] * 21 + [3]], ids=["whole", "three", "by7"])
+def test_logits(tiny: tuple[Path, PreTrainedModel], chunks: list[int], attention: str) -> None:
+    folder, model = tiny
+    tokens = tokens_of(random.Random(1), 150, model.config.vocab_size)
+    ours = all_logits(make_runner(folder, attention_backend=attention), tokens, chunks)
+    assert relative_error(ours, reference_logits(model, tokens)) < 1e-4
+
+
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_logits_of_a_real_model(stories: tuple[Path, PreTrainedModel], page_size: int) -> None:
+    folder, model = stories
+    tokens = tokens_of(random.Random(2), 300, 2048)
+    ours = all_logits(make_runner(folder, page_size=page_size), tokens, [100, 150, 50])
+    assert relative_error(ours, reference_logits(model, tokens)) < 1e-4
+
+
+def engine(folder: Path, **settings: object) -> ramify.Engine:
+    return ramify.Engine(str(folder), dtype="float32", threads=1, skip_tokenizer_init=True, **settings)
+
+
+GREEDY = {"temperature": 0, "max_new_tokens": NEW, "ignore_eos": True}
+
+
+def scenarios(folder: Path, model: PreTrainedModel) -> Iterator[tuple[str, list[list[int]], list[dict], ramify.Engine]]:
+    """Prompts and what the engine made of them, alone, batched, chunked, with a warm cache, preempted."""
+    rnd = random.Random(3)
+    vocab = model.config.vocab_size
+    prompts = [tokens_of(rnd, rnd.randrange(3, 120), vocab) for _ in range(16)]
+    with engine(folder) as alone:
+        yield "alone", prompts[:3], [alone.generate(input_ids=p, sampling_params=GREEDY) for p in prompts[:3]], alone
+        warm = [p + tokens_of(rnd, 5, vocab) for p in prompts[:3]]
+        outputs = [alone.generate(input_ids=p, sampling_params=GREEDY) for p in warm]
+        assert all(o["meta_info"]["cached_tokens"] == len(p) for o, p in zip(outputs, prompts, strict=False))
+        yield "warm", warm, outputs, alone
+    with engine(folder) as batched:
+        yield "batch", prompts, batched.generate(input_ids=prompts, sampling_params=GREEDY), batched
+    with engine(folder, chunked_prefill_size=7, page_size=1) as chunked:
+        yield "chunked by 7", prompts, chunked.generate(input_ids=prompts, sampling_params=GREEDY), chunked
+    with engine(folder, max_total_tokens=640, disable_overlap_schedule=True) as tight:
+        outputs = tight.generate(input_ids=prompts[:8], sampling_params=GREEDY)
+        assert sum(o["meta_info"]["num_retractions"] for o in outputs) > 0
+        yield "preempted", prompts[:8], outputs, tight
+
+
+def test_greedy_text(tiny: tuple[Path, PreTrainedModel]) -> None:
+    folder, model = tiny
+    for name, prompts, outputs, _ in scenarios(folder, model):
+        ties = sum(check_greedy(model, p, o["output_ids"]) for p, o in zip(prompts, outputs, strict=True))
+        assert all(len(o["output_ids"]) == NEW for o in outputs)
+        print(f"{folder.name} {name}: {ties} near ties in {NEW * len(prompts)} tokens")
+
+
+def test_greedy_text_of_a_real_model(stories: tuple[Path, PreTrainedModel]) -> None:
+    folder, model = stories
+    for name, prompts, outputs, _ in scenarios(folder, model):
+        ties = sum(check_greedy(model, p, o["output_ids"]) for p, o in zip(prompts, outputs, strict=True))
+        print(f"stories {name}: {ties} near ties in {NEW * len(prompts)} tokens")
