@@ -168,6 +168,48 @@ def test_what_a_text_stop_cut_is_not_in_the_cache() -> None:
     assert world.outcomes["b"].cached == 3 + 4
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_text_stop_counts_even_after_the_request_has_ended(depth: int) -> None:
+    """The engine was faster: it had reached the length when the word came that the text ended at token 4."""
+    world = World(depth=depth)
+    world.send(submit("a", [1, 2, 7], 8, params={"stop": "x"}))
+    while world.outcomes["a"].finish is None:
+        world.step()
+    for _ in range(3):
+        world.step()
+    assert not world.scheduler.is_idle
+    told = list(world.outcomes["a"].tokens)
+    world.send(Abort("a", keep=4))
+    world.drain()
+    world.send(submit("b", [1, 2, 7, *told, 5], 1))
+    world.drain()
+    assert world.outcomes["b"].cached == 3 + 4
+
+
+def test_without_a_last_word_no_output_is_shared() -> None:
+    world = World()
+    now = [0.0]
+    world.scheduler.clock = lambda: now[0]
+    world.send(submit("a", [1, 2, 7], 8, params={"stop": "x"}))
+    while world.outcomes["a"].finish is None:
+        world.step()
+    now[0] = 10.0
+    world.drain()
+    world.send(submit("b", [1, 2, 7, *world.outcomes["a"].tokens], 1))
+    world.drain()
+    assert world.outcomes["b"].cached == 3
+
+
+def test_lingering_requests_make_room() -> None:
+    world = World(pool=32, page_size=16)
+    world.send(submit("a", [1, 2, 7], 20, params={"stop": "x", **GO_ON}))
+    while world.outcomes["a"].finish is None:
+        world.step()
+    world.send(submit("b", [9] * 20, 8, params=GO_ON))
+    world.drain()
+    assert world.outcomes["b"].finish == Finish.at_length(8)
+
+
 def test_abort_of_the_unknown_is_nothing() -> None:
     world = World()
     world.send(Abort("nobody"))

@@ -168,7 +168,7 @@ class Client:
             news = generation.apply(reply)
             if news.finish is not None:
                 self._open.pop(reply.rid, None)
-                if reply.finish is None:
+                if reply.finish is None or generation.submit.params.has_text_stops:
                     self._end.send(Abort(reply.rid, keep=len(generation.ids)))
             self._deliver(generation.deliver, news)
         self._flush()

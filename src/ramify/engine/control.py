@@ -91,9 +91,7 @@ class Controls:
 
     def _adopt(self, loop: Loop, control: Control) -> dict[str, Any]:
         """An API worker says hello: requests of one that had its place and died are nobody's now."""
-        for known, request in list(loop.scheduler.requests.items()):
-            if request.origin == control.origin:
-                loop.scheduler.abort(known)
+        loop.scheduler.forget(control.origin)
         return self.facts()
 
     def facts(self) -> dict[str, Any]:

@@ -49,7 +49,17 @@ class Engine:
         asked = {"log_level": "error", "log_interval": 0.0, **settings}
         if model_path is not None:
             asked["model_path"] = model_path
-        self.resolved: Resolved = prepare(overlay(Settings(), asked, "Engine"))
+        self._start(overlay(Settings(), asked, "Engine"))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Engine:
+        """From settings that are complete already, as the command line makes them."""
+        engine = cls.__new__(cls)
+        engine._start(settings)
+        return engine
+
+    def _start(self, settings: Settings) -> None:
+        self.resolved: Resolved = prepare(settings)
         self.tokenizer = load_model_tokenizer(self.resolved)
         engine_end, client_end = inproc()
         self._loop = assemble(self.resolved, engine_end)
@@ -221,6 +231,15 @@ class Engine:
                 raise BadRequest("this model has no chat template; use generate, or give a --chat-template file")
             self._template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
         return self._template.render(messages, **template)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self.tokenizer is not None and self.tokenizer.chat_template is not None
+
+    def room_after(self, messages: Sequence[dict[str, Any]]) -> int:
+        """Tokens of the context that a conversation leaves for the answer, at least 1."""
+        ids = self._tokenizer().encode(self.render(messages), add_special_tokens=False)
+        return max(self.resolved.context - len(ids), 1)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

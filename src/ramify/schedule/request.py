@@ -38,6 +38,7 @@ class Request:
         "computed",
         "epoch",
         "finish",
+        "finished_at",
         "first_token_at",
         "flying",
         "id",
@@ -109,6 +110,7 @@ class Request:
         self.submitted_at = submit.arrived
         self.started_at = 0.0
         self.first_token_at = 0.0
+        self.finished_at = 0.0
 
         # The next prompt token to score. The first of a prompt has no log probability.
         asked = submit.logprobs is not None and submit.logprobs.start >= 0

@@ -83,6 +83,7 @@ class Scheduler:
     """
 
     SOLO_CHUNK = 64  # tokens of a step that retries a request after a failure
+    LINGER = 5.0  # seconds to wait for the last word on a request that its text may have ended
 
     def __init__(
         self,
@@ -123,6 +124,7 @@ class Scheduler:
         self._arrivals = 0
         self._lots = random.Random(seed)
         self._short_for: Request | None = None  # could not be admitted for want of pages
+        self._lingering: dict[str, Request] = {}  # ended by token, but their text may yet have ended them earlier
         self._suspects: set[Request] = set()  # were in a step that raised
         self._news: list[Reply] = []  # of requests that ended while a plan was made
 
@@ -130,7 +132,7 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        return not self.requests
+        return not self.requests and not self._lingering
 
     @property
     def capacity(self) -> int:
@@ -139,7 +141,7 @@ class Scheduler:
 
     def submit(self, submit: Submit) -> Request:
         """Queue a request; raises `UserError` if it is refused."""
-        if submit.rid in self.requests:
+        if submit.rid in self.requests or submit.rid in self._lingering:
             raise BadRequest(f"a request with the id {submit.rid!r} is already running", param="rid")
         if self.max_queued is not None and len(self.waiting) >= self.max_queued:
             raise Overloaded("The request queue is full.")
@@ -173,8 +175,12 @@ class Scheduler:
     def abort(self, rid: str, *, keep: int | None = None, finish: Finish | None = None) -> Reply | None:
         """End a request now, at any point of its life. Returns its last reply; None if there is no such request.
 
-        `keep` cuts its output to that many tokens first, as if the rest had never been.
+        `keep` cuts its output to that many tokens first, as if the rest had never been. A request with text stops gets
+        such a last word even after it has ended here: until then nothing of its output is shared.
         """
+        if rid in self._lingering:
+            self._settle_text(self._lingering.pop(rid), keep)
+            return None
         request = self.requests.get(rid)
         if request is None:
             return None
@@ -182,6 +188,24 @@ class Scheduler:
             self._cut(request, request.prompt_len + keep)
         self._end(request, finish or Finish.abort())
         return request.take_reply()
+
+    def forget(self, origin: int) -> None:
+        """End every request of an API worker that is no more."""
+        for request in (*self.requests.values(), *self._lingering.values()):
+            if request.origin == origin:
+                self.abort(request.id)
+
+    def _settle_text(self, request: Request, keep: int | None) -> None:
+        """How much output a lingering request really had; without a word on it, none of it is shared."""
+        self._cut(request, request.prompt_len + (keep or 0))
+        self._close(request)
+
+    def _expire_lingering(self, everybody: bool = False) -> None:
+        """No last word came in time, or their pages are needed now."""
+        now = self.clock()
+        for rid, request in list(self._lingering.items()):
+            if everybody or now - request.finished_at > self.LINGER:
+                self._settle_text(self._lingering.pop(rid), None)
 
     def _cut(self, request: Request, tokens: int) -> None:
         del request.tokens[tokens:]
@@ -193,6 +217,8 @@ class Scheduler:
         """Decide one step, ahead of the results of those in flight. None where there is nothing to compute now."""
         generating = sum(r.planned >= len(r.tokens) - 1 for r in self.running)
         draft = _Draft(self.step + 1, self.budget.prompt_tokens(generating))
+        if self._lingering:
+            self._expire_lingering()
         if self._suspects:
             self._plan_suspects(draft)
         else:
@@ -302,6 +328,9 @@ class Scheduler:
     def _make_room(self, request: Request, positions: int, behind: int) -> bool:
         """Get pages for `positions`, preempting from the end those behind index `behind`. False: sit this step out."""
         while not self.ledger.grow(request.held, positions):
+            if self._lingering:
+                self._expire_lingering(everybody=True)
+                continue
             if self.ledger.in_limbo or len(self.running) <= behind:
                 return False  # pages are on their way, or those ahead will bring them
             self._preempt(self.running[-1])
@@ -321,9 +350,17 @@ class Scheduler:
 
     def _leave(self, request: Request) -> None:
         """Give up slot and pages."""
+        self._vacate(request)
+        self._close(request)
+
+    def _close(self, request: Request) -> None:
+        """Give up the pages; the cache takes what is committed."""
         lease, request.lease = request.held, None
-        self.running.remove(request)
         self.ledger.close(lease, request.key(request.computed), request.computed, request.last_step)
+
+    def _vacate(self, request: Request) -> None:
+        """Give up the slot."""
+        self.running.remove(request)
         self._slots[request.slot] = None
         self._free_slots.append(request.slot)
         self._closed.append(request.slot)
@@ -377,11 +414,12 @@ class Scheduler:
     def _open(self, draft: _Draft, request: Request, kept: int) -> bool:
         """Start a request, if after its whole prompt `kept` tokens stay free; alone it may always start."""
         ledger = self.ledger
-        must_fit = bool(self.running or ledger.in_limbo)
+        must_fit = bool(self.running or ledger.in_limbo or self._lingering)
         lease, copies = ledger.open(ledger.match(request.key(request.match_limit), request.salt))
         need = ledger.pages_for(len(request.tokens) + kept) - len(lease.pages)
         if must_fit and need > ledger.available:
             ledger.cancel(lease, copies)
+            self._expire_lingering(everybody=True)
             return False
         self._epochs += 1
         request.lease, request.epoch, request.slot = lease, self._epochs, self._free_slots.pop()
@@ -493,12 +531,15 @@ class Scheduler:
 
     def _end(self, request: Request, finish: Finish) -> None:
         request.computed = min(request.computed, len(request.tokens))
-        if request.status is Status.RUNNING:
+        if request.status is Status.RUNNING and request.params.has_text_stops and finish.type != "abort":
+            self._vacate(request)
+            self._lingering[request.id] = request
+        elif request.status is Status.RUNNING:
             self._leave(request)
         elif request.status is Status.WAITING:
             self.waiting.remove(request)
         request.status = Status.FINISHED
-        request.finish = finish
+        request.finish, request.finished_at = finish, self.clock()
         del self.requests[request.id]
         self._suspects.discard(request)
         self.observer.finished(request)

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -37,6 +38,8 @@ from ramify.server.state import State
 log = logging.getLogger(__name__)
 
 BODY_SECONDS = 60.0
+DISCARD = 4  # times the limit
+DISCARD_SECONDS = 2.0
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
 MAX_ID = 128
@@ -186,14 +189,25 @@ class _Endpoint:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """The body, as long as it is within the limit; a length that is announced is believed only if it is too long."""
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > limit:
-        raise TooLarge(f"the body is over {limit >> 20} MiB")
-    chunks, size = [], 0
-    async for chunk in request.stream():
+    """The body, as long as it is within the limit."""
+    chunks: list[bytes] = []
+    size = 0
+    coming = request.stream()
+    async for chunk in coming:
         size += len(chunk)
         if size > limit:
+            chunks.clear()
+            await _discard(coming, DISCARD * limit)
             raise TooLarge(f"the body is over {limit >> 20} MiB")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def _discard(coming: AsyncIterator[bytes], limit: int) -> None:
+    """Read on for a moment and keep nothing: a client that is cut off while it sends never sees why."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            async for chunk in coming:
+                limit -= len(chunk)
+                if limit < 0:
+                    return

@@ -33,6 +33,8 @@ def native_error(error: UserError) -> dict[str, Any]:
     """As SGLang's native routes have it."""
     if isinstance(error, Unauthorized | Forbidden):
         return {"error": "Unauthorized" if isinstance(error, Unauthorized) else "Forbidden"}
+    if error.code == "unknown_parameter":
+        return {"error": scrub(error.message)}  # SGLang answers a broken contract with a bare string
     return {"error": {"message": scrub(error.message)}}
 
 

@@ -100,23 +100,26 @@ class _Server(uvicorn.Server):
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with a limit on what comes before the body."""
 
-    _head: int | None = 0  # bytes of an unfinished head; None while a body is being read
+    _head = 0  # bytes received since a head began and has not ended
+    _ends = 0  # ends of heads and of messages seen
+    _in_body = False
 
     def data_received(self, data: bytes) -> None:
+        ends = self._ends
         super().data_received(data)
-        if self._head is None:
-            return
-        self._head += len(data)
+        self._head = self._head + len(data) if ends == self._ends and not self._in_body else 0
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self.transport.write(TOO_LARGE)
             self.transport.close()
 
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._ends += 1
+        self._in_body = True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._head = 0
+        self._ends += 1
+        self._in_body = False
         super().on_message_complete()
 
 

@@ -90,6 +90,8 @@ class _Answer:
     def __init__(self, state: State, asked: CompletionRequest, asks: list[Ask]) -> None:
         self._state = state
         self._asked = asked
+        prompts, _ = split_prompts(asked.prompt, "prompt")
+        self._texts = {rid: prompt for ask, prompt in zip(asks, prompts, strict=True) for rid in rids_of(ask)}
         self._index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
         self._id = asks[0].rid if len(asks) == 1 else asks[0].rid.rpartition("_")[0]
         self._created = int(time.time())
@@ -117,7 +119,8 @@ class _Answer:
     def _echo(self, generation: Generation) -> str:
         if not self._asked.echo:
             return ""
-        return self._state.words().decode(generation.submit.tokens)
+        text = self._texts[generation.submit.rid]
+        return text if isinstance(text, str) else self._state.words().decode(text)
 
     def _choice(self, generation: Generation, first: int, last: int, text: str, begins: bool) -> dict[str, Any]:
         finish = generation.finish if last == len(generation.ids) else None
