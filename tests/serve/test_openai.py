@@ -15,7 +15,9 @@ from server import Server, running
 from assets import shared
 
 PROMPT = "Once upon a time "
-TEMPLATE = """{{ bos_token }}{%- for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} {% endif %}"""
+TEMPLATE = (
+    "{{ bos_token }}{%- for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} {% endif %}"
+)
 CHAT = [{"role": "user", "content": "Once upon a time"}]
 
 

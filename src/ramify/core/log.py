@@ -51,7 +51,7 @@ def setup(level: str = "info", role: str = "ramify") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "httpcore", "urllib3", "filelock", "uvicorn", "asyncio"):
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

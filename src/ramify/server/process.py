@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -71,15 +72,15 @@ async def serve(given: Handover, state: State, origin: int) -> None:
     )
     server = _Server(config, state)
     listener = socket.socket(fileno=given.listener)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has drained
-    announce = asyncio.create_task(_announce(server, given, origin))
+    announce = asyncio.create_task(_announce(server, state, given, origin))
     await server.serve(sockets=[listener])
     announce.cancel()
     state.client.close()
 
 
-async def _announce(server: uvicorn.Server, given: Handover, origin: int) -> None:
-    while not server.started:
+async def _announce(server: uvicorn.Server, state: State, given: Handover, origin: int) -> None:
+    """Ready is who listens and has heard of the engine."""
+    while not (server.started and state.client.ready.is_set()):
         await asyncio.sleep(0.005)
     handover.tell(given, f"api {origin} ready")
 
@@ -90,6 +91,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
         self._state = state
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM drains. SIGINT stays ignored: Ctrl-C reaches the parent too, which then sends SIGTERM."""
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        yield
 
     def handle_exit(self, sig: int, frame) -> None:  # type: ignore[no-untyped-def]
         self._state.draining = True

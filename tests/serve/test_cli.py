@@ -1,0 +1,134 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server import Server
+
+from assets import shared
+
+ENV = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+
+
+def ramify(*arguments: str, stdin: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ramify.cli.main", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=ENV,
+    )
+
+
+@pytest.fixture
+def folder() -> str:
+    return str(shared("weights/TinyStories-656K"))
+
+
+def test_help_names_every_command() -> None:
+    done = ramify("--help")
+    assert done.returncode == 0
+    for command in ("serve", "generate", "chat", "bench", "explain", "doctor"):
+        assert f"  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "chat", "explain", "doctor"])
+def test_every_command_has_help(command: str) -> None:
+    done = ramify(command, "--help")
+    assert done.returncode == 0
+    assert "usage: ramify" in done.stdout
+
+
+def test_an_unknown_command() -> None:
+    done = ramify("fly")
+    assert done.returncode == 2
+    assert "no command 'fly'" in done.stderr
+
+
+def test_version() -> None:
+    assert ramify("--version").stdout.strip() == ramify("version").stdout.strip()
+
+
+def test_generate(folder: str) -> None:
+    done = ramify(
+        "generate", "Once upon a time ", "--model-path", folder, "--temperature", "0", "--max-new-tokens", "6"
+    )
+    assert done.stdout.strip() == "there was a little girl named Amy. She loved to"
+    same = ramify(
+        "generate",
+        "-",
+        "--model-path",
+        folder,
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "6",
+        stdin="Once upon a time ",
+    )
+    assert same.stdout == done.stdout
+
+
+def test_generate_as_json_with_choices_and_stops(folder: str) -> None:
+    done = ramify(
+        "generate", "Once upon a time ", "--model-path", folder, "--n", "2", "--seed", "1", "--json", "--stop", "zzz",
+        "--max-new-tokens", "4",
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 2
+    assert all(line["meta_info"]["completion_tokens"] == 4 for line in lines)
+
+
+def test_generate_with_bad_input(folder: str) -> None:
+    done = ramify("generate", "x " * 3000, "--model-path", folder)
+    assert done.returncode == 1
+    assert "longer than the model's context length" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = ramify("generate", "", "--model-path", folder)
+    assert "the prompt is empty" in done.stderr
+
+
+def test_chat_here_and_on_a_server(folder: str, stories: Server, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}")
+    options = ("--temperature", "0", "--max-new-tokens", "5")
+    here = ramify(
+        "chat", folder, "--chat-template", str(template), *options, stdin="Once upon a time\n/reset\nOne day\n/exit\n"
+    )
+    assert here.returncode == 0, here.stderr
+    assert "there was a little girl" in here.stdout
+    there = ramify("chat", "--url", stories.url, *options, stdin="hello\n")
+    assert "has no chat template" in there.stdout
+
+
+def test_chat_with_nobody() -> None:
+    done = ramify("chat", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+
+
+def test_explain(folder: str) -> None:
+    done = ramify("explain", folder, "--page-size", "8", "--max-running-requests", "4")
+    for text in ("page_size", "as asked", "Memory plan", "KV cache", "batch_invariance", "all that 4 requests"):
+        assert text in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_needless_flags_of_sglang_are_accepted_with_a_word(folder: str) -> None:
+    done = ramify("explain", folder, "--enable-metrics", "--watchdog-timeout", "300", "--sleep-on-idle", "--tp", "1")
+    assert done.returncode == 0, done.stderr
+    assert "metrics are always on" in done.stderr
+    assert "--watchdog-timeout is not needed" in done.stderr
+
+
+def test_doctor_looks_at_everything() -> None:
+    done = ramify("doctor")
+    for subject in ("python", "processor", "memory", "torch", "speed", "model"):
+        assert subject in done.stdout
+    assert "Traceback" not in done.stderr
