@@ -334,7 +334,8 @@ class _Bar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            self._progress = Progress(*columns, console=console, transient=console.is_terminal)
             self._progress.start()
             self._task = self._progress.add_task("", total=self._total)
         return self
