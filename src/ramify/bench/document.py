@@ -1,0 +1,70 @@
+"""The JSON document of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import ramify
+from ramify.bench.outcome import Outcome
+from ramify.config.machine import read_machine
+from ramify.core.errors import StartupError
+
+FORMAT = 1  # grows when a reader of these files has to change
+
+
+def serve_document(outcome: Outcome) -> dict[str, Any]:
+    """Settings (without the key), results, and every request."""
+    server, options = outcome.server, outcome.options
+    settings = {k: v for room in dataclasses.asdict(options).values() for k, v in room.items() if k != "api_key"}
+    records = sorted(outcome.records, key=lambda record: record.index)
+    return {
+        **header("ramify bench serve", "aiohttp", "msgspec"),
+        "server": {
+            "url": server.url,
+            "path": server.backend.path,
+            "backend": server.backend.name,
+            "model": server.model,
+            "version": server.version,
+            "context": server.context,
+        },
+        "settings": settings,
+        "workload": outcome.workload.about,
+        "remarks": outcome.remarks,
+        "summary": msgspec.to_builtins(outcome.summary),
+        "requests": [record.shown(options.report.output_details) for record in records],
+    }
+
+
+def header(kind: str, *packages: str) -> dict[str, Any]:
+    """What made this document, when, and where. The machine is the client's."""
+    machine = read_machine()
+    return {
+        "kind": kind,
+        "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "ramify": ramify.__version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+        "machine": {
+            "cpu": machine.name,
+            "cores": machine.cores,
+            "memory_available": machine.memory,
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        },
+    }
+
+
+def write(document: dict[str, Any], path: str) -> None:
+    try:
+        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
+    except OSError as e:
+        raise StartupError(f"--output-file {path}: {e.strerror}") from None
