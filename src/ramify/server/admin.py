@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from ramify.core.errors import BadRequest, UserError
 from ramify.server.auth import require_admin
 from ramify.server.state import State
+from ramify.server.takes import Takes
 
 # The texts are SGLang's: clients show them.
 FLUSHED = (
@@ -21,7 +22,7 @@ NOT_FLUSHED = "Flush cache failed.\n"
 MAX_TIMEOUT = 600.0
 
 
-async def flush_cache(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def flush_cache(request: Request, state: State, _: None) -> Response:
     """Forget every cached prefix; with `timeout` seconds, wait for the engine to be idle first."""
     timeout = _seconds(request.query_params.get("timeout", "0"))
     try:
@@ -41,17 +42,24 @@ def _seconds(text: str) -> float:
     return value
 
 
-async def abort_request(request: Request, state: State, body: dict[str, Any]) -> Response:
+class AbortRequest(msgspec.Struct, kw_only=True):
+    """The body of `/abort_request`."""
+
+    rid: str | None = None
+    abort_all: bool = False
+
+
+ABORT = Takes(AbortRequest, {"abort_message": "the end of an aborted request says that it was aborted"})
+
+
+async def abort_request(request: Request, state: State, asked: AbortRequest) -> Response:
     """End the request of exactly this `rid`, or its parts `<rid>_<i>`; `abort_all` is for admins."""
-    rid, everything = body.get("rid"), body.get("abort_all", False)
-    if not isinstance(everything, bool):
-        raise BadRequest("abort_all should be a boolean", param="abort_all")
-    if everything:
+    if asked.abort_all:
         require_admin(request, state.resolved.settings.server)
-    elif not isinstance(rid, str) or not rid:
+    elif not asked.rid:
         raise BadRequest("rid should be the id of a request", param="rid")
     try:
-        await asyncio.wrap_future(state.client.order("abort", rid=rid, all=everything))
+        await asyncio.wrap_future(state.client.order("abort", rid=asked.rid, all=asked.abort_all))
     except UserError as e:
         raise BadRequest(e.message) from None
     return Response(status_code=200)

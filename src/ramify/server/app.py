@@ -34,6 +34,7 @@ from ramify.server import auth, errors
 from ramify.server.routes import ROUTES, Route
 from ramify.server.sse import disconnected
 from ramify.server.state import State
+from ramify.server.takes import as_header, warn_of
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ DISCARD_SECONDS = 2.0
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
 MAX_ID = 128
+UNKNOWN = "ramify.unknown"  # where in the scope the keys stand that nobody reads
 
 
 def make_app(state: State) -> ASGIApp:
@@ -97,7 +99,10 @@ class _Frame:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", rid.encode())]
+                headers = [*message["headers"], (b"x-request-id", rid.encode())]
+                if unknown := scope.get(UNKNOWN):
+                    headers.append((b"x-ramify-warning", as_header(unknown)))
+                message["headers"] = headers
             await send(message)
 
         try:
@@ -144,14 +149,17 @@ class _Endpoint:
         ):
             raise BadRequest("too many headers, or too long ones")
         auth.check(request, self._route.auth, settings)
-        body = await self._body(request, settings.max_body_mib << 20) if self._route.body else {}
-        return await self._while_connected(request, body)
+        if self._route.takes is None:
+            return await self._route.handler(request, self._state, None)
+        body = await self._body(request, settings.max_body_mib << 20, self._route.takes.optional)
+        if unknown := self._route.takes.unknown(body):
+            warn_of(self._state, self._route.path, unknown)
+            request.scope[UNKNOWN] = unknown
+        return await self._while_connected(request, self._route.takes.read(body))
 
-    async def _while_connected(self, request: Request, body: dict[str, Any]) -> Any:
+    async def _while_connected(self, request: Request, asked: Any) -> Any:
         """The handler's answer; raises `ClientDisconnect`, with the handler cancelled, if nobody waits for it."""
-        if not self._route.body:
-            return await self._route.handler(request, self._state, body)
-        working = asyncio.ensure_future(self._route.handler(request, self._state, body))
+        working = asyncio.ensure_future(self._route.handler(request, self._state, asked))
         leaving = asyncio.ensure_future(disconnected(request.receive))
         try:
             await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -165,12 +173,16 @@ class _Endpoint:
                     with contextlib.suppress(asyncio.CancelledError, UserError):
                         await task
 
-    async def _body(self, request: Request, limit: int) -> dict[str, Any]:
+    async def _body(self, request: Request, limit: int, optional: bool) -> dict[str, Any]:
         """The JSON object that is the body."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" and not kind.endswith("+json"):
-            raise UnsupportedMedia(f"the body should be application/json, not {kind or 'without a type'}")
+        if kind and kind != "application/json" and not kind.endswith("+json"):
+            raise UnsupportedMedia(f"the body should be application/json, not {kind}")
         raw = await asyncio.wait_for(_read(request, limit), BODY_SECONDS)
+        if optional and not raw.strip():
+            return {}
+        if not kind:
+            raise UnsupportedMedia("the body should be application/json, not without a type")
         try:
             body = msgspec.json.decode(raw)
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as e:

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ramify.core.errors import BadRequest
 from ramify.server.state import State
 
-log = logging.getLogger(__name__)
-
 MAX_PROMPTS = 1024
 MAX_PRIORITY = 1 << 31
-
-
-def check_keys(
-    state: State, route: str, body: Mapping[str, Any], known: frozenset[str], refused: Mapping[str, str]
-) -> None:
-    """Refuses by name what needs a feature that is not here; says once in the log what it does not know at all."""
-    for key, feature in refused.items():
-        if body.get(key) not in (None, False, "", [], {}):
-            raise BadRequest(f"{key} needs {feature}, which this version of ramify does not have", param=key)
-    for key in body.keys() - known - refused.keys():
-        if (name := f"{route} {key}"[:200]) not in state.warned and len(state.warned) < 1000:
-            state.warned.add(name)
-            log.warning("%s: the field %r is not known and has no effect", route, key[:100])
 
 
 async def tokenize(state: State, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -18,11 +17,11 @@ from ramify.server.state import State
 TIMEOUT = 20.0
 
 
-async def hello(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def hello(request: Request, state: State, _: None) -> Response:
     return PlainTextResponse(f"ramify serves {state.resolved.served_name}\n")
 
 
-async def health(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def health(request: Request, state: State, _: None) -> Response:
     """200 if the engine's loop answers: it does once per step, so a long step makes it late and a dead one 503."""
     return Response(status_code=200 if await _answers(state, "ping") else 503)
 
@@ -37,7 +36,7 @@ async def _answers(state: State, order: str) -> bool:
     return True
 
 
-async def health_generate(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def health_generate(request: Request, state: State, _: None) -> Response:
     """200 if a token can really be generated."""
     try:
         state.check_open()
@@ -55,7 +54,7 @@ async def _one_token(state: State) -> None:
             raise EngineDead(news.finish.message or "the health check failed")
 
 
-async def ready(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def ready(request: Request, state: State, _: None) -> Response:
     """200 once requests are taken, 503 while loading and while draining."""
     try:
         state.check_open()
@@ -64,7 +63,7 @@ async def ready(request: Request, state: State, body: dict[str, Any]) -> Respons
     return Response(status_code=200)
 
 
-async def metrics(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def metrics(request: Request, state: State, _: None) -> Response:
     """Prometheus' text format."""
     text = await asyncio.wait_for(asyncio.wrap_future(state.client.order("metrics")), TIMEOUT)
     return PlainTextResponse(text, media_type=CONTENT_TYPE)

@@ -12,17 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import ramify
-from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, UserError
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.engine import info_of, raise_if_failed
 from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Shape
-from ramify.server.ask import check_keys, check_priority, per_item, salt_of, split_prompts, tokenize
+from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
 from ramify.server.errors import stream_error
 from ramify.server.sse import DONE, Ahead, EventStream, frame
 from ramify.server.state import State
+from ramify.server.takes import Takes
 
 Ids = list[int]
 
@@ -46,19 +46,16 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     cache_salt: str | None = None
 
 
-NO_EFFECT = frozenset(
-    {
-        "log_metrics",
-        "no_logs",
-        "custom_labels",
-        "conversation_id",
-        "routing_key",
-        "background",
-        "kv_hints",
-        "modalities",
-    }
-)
-KNOWN = frozenset(GenerateRequest.__struct_fields__) | NO_EFFECT
+NO_EFFECT = {
+    "log_metrics": "every request is counted",
+    "no_logs": "requests are not logged",
+    "custom_labels": "metrics have no labels of requests",
+    "conversation_id": "the prefix cache finds conversations by their tokens",
+    "routing_key": "there is nothing to route",
+    "background": "use priority",
+    "kv_hints": "the cache decides by use",
+    "modalities": "the model reads text",
+}
 REFUSED = {
     "input_embeds": "embeddings as input",
     "image_data": "images",
@@ -89,12 +86,11 @@ REFUSED = {
     "multi_item_delimiter_indices": "multi-item scoring",
     "token_indices_to_pool": "pooling",
 }
+TAKES = Takes(GenerateRequest, NO_EFFECT, REFUSED)
 
 
-async def generate(request: Request, state: State, body: dict[str, Any]) -> Any:
+async def generate(request: Request, state: State, asked: GenerateRequest) -> Any:
     state.check_open()
-    check_keys(state, "/generate", body, KNOWN, REFUSED)
-    asked = convert({k: v for k, v in body.items() if k in KNOWN}, GenerateRequest)
     asks, batch = await _asks(state, asked)
     shape = Shape(state.tokenizer, state.resolved.settings.model.weight_version, asked.return_text_in_logprobs)
     many = batch or len(asks) > 1 or asks[0].params.n > 1
@@ -234,7 +230,7 @@ async def _frames(
 # -- information -------------------------------------------------------------------------------------------------------
 
 
-async def model_info(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def model_info(request: Request, state: State, _: None) -> Response:
     resolved = state.resolved
     model = resolved.settings.model
     return JSONResponse(
@@ -257,7 +253,7 @@ async def model_info(request: Request, state: State, body: dict[str, Any]) -> Re
     )
 
 
-async def server_info(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def server_info(request: Request, state: State, _: None) -> Response:
     engine = await asyncio.wrap_future(state.client.order("state"))
     info = info_of(state.resolved)
     return JSONResponse(

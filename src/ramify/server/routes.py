@@ -14,16 +14,17 @@ from starlette.requests import Request
 from ramify.server import admin, health, native
 from ramify.server.openai import chat, completions, models
 from ramify.server.state import State
+from ramify.server.takes import Takes
 
 Auth = Literal["open", "user", "admin"]
-Handler = Callable[[Request, State, dict[str, Any]], Awaitable[Any]]
+Handler = Callable[[Request, State, Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """`body`: the request has a JSON object as its body; without one, the handler gets an empty dict.
+    """`takes` describes the JSON object that is its body, which the handler gets as a struct; without one it gets None.
 
-    `openai`: errors are nested as OpenAI's. `optional_body`: a body may be missing.
+    `openai`: errors are nested as OpenAI's.
     """
 
     methods: tuple[str, ...]
@@ -31,12 +32,11 @@ class Route:
     auth: Auth
     handler: Handler
     openai: bool = False
-    body: bool = False
-    optional_body: bool = False
+    takes: Takes | None = None
 
 
-def _post(path: str, auth: Auth, handler: Handler, **more: Any) -> Route:
-    return Route(("POST",), path, auth, handler, body=True, **more)
+def _post(path: str, auth: Auth, handler: Handler, takes: Takes, **more: Any) -> Route:
+    return Route(("POST",), path, auth, handler, takes=takes, **more)
 
 
 def _get(path: str, auth: Auth, handler: Handler, **more: Any) -> Route:
@@ -52,13 +52,13 @@ ROUTES: tuple[Route, ...] = (
     _get("/metrics", "open", health.metrics),
     _get("/v1/models", "user", models.list_models, openai=True),
     _get("/v1/models/{model}", "user", models.get_model, openai=True),
-    _post("/v1/completions", "user", completions.create, openai=True),
-    _post("/v1/chat/completions", "user", chat.create, openai=True),
-    Route(("POST", "PUT"), "/generate", "user", native.generate, body=True),
+    _post("/v1/completions", "user", completions.create, completions.TAKES, openai=True),
+    _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True),
+    Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES),
     _get("/model_info", "user", native.model_info),
     _get("/get_model_info", "user", native.model_info),
     _get("/server_info", "user", native.server_info),
     _get("/get_server_info", "user", native.server_info),
     Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache),
-    _post("/abort_request", "user", admin.abort_request),
+    _post("/abort_request", "user", admin.abort_request, admin.ABORT),
 )

@@ -10,17 +10,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, UserError
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.generation import Generation, News
-from ramify.server.ask import check_keys, tokenize
+from ramify.server.ask import tokenize
 from ramify.server.errors import stream_error
 from ramify.server.native import collect, news_of, rids_of
 from ramify.server.openai import common
 from ramify.server.openai.common import SamplingFields
 from ramify.server.sse import DONE, Ahead, EventStream, frame
 from ramify.server.state import State
+from ramify.server.takes import Takes
 from ramify.text.template import ChatTemplate
 
 MAX_MESSAGES = 4096
@@ -44,12 +44,15 @@ class ChatRequest(SamplingFields, kw_only=True):
     top_logprobs: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     separate_reasoning: bool = True
     stream_reasoning: bool = True
 
 
-NO_EFFECT = common.NO_EFFECT | {"parallel_tool_calls", "modalities"}
-KNOWN = frozenset(ChatRequest.__struct_fields__) | NO_EFFECT
+NO_EFFECT = common.NO_EFFECT | {
+    "parallel_tool_calls": "there are no tools",
+    "modalities": "the model writes text",
+}
 REFUSED = {
     **common.REFUSED,
     "tools": "tool calling",
@@ -66,17 +69,16 @@ REFUSED = {
     "return_prompt_token_ids": "token ids in OpenAI answers",
     "chat_template": "templates in requests",
 }
+TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED)
 RESERVED = ("messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token", "tokenize")
 
 
-async def create(request: Request, state: State, body: dict[str, Any]) -> Any:
+async def create(request: Request, state: State, asked: ChatRequest) -> Any:
     state.check_open()
-    if body.get("tool_choice") not in (None, "none", "auto"):
+    if asked.tool_choice not in (None, "none", "auto"):
         raise BadRequest(
             "tool_choice needs tool calling, which this version of ramify does not have", param="tool_choice"
         )
-    check_keys(state, "/v1/chat/completions", body, KNOWN | {"tool_choice"}, REFUSED)
-    asked = convert({k: v for k, v in body.items() if k in KNOWN}, ChatRequest)
     state.check_model(asked.model)
     ask = await _ask(state, asked)
     answer = _Answer(state, asked, ask)

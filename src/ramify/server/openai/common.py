@@ -60,21 +60,19 @@ class SamplingFields(msgspec.Struct, kw_only=True):
         return bool(self.stream)
 
 
-# Fields that change no answer here and that clients send: accepted, and nothing happens.
-NO_EFFECT = frozenset(
-    {
-        "user",
-        "metadata",
-        "service_tier",
-        "store",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "verbosity",
-        "custom_labels",
-        "best_of",
-    }
-)
+# Fields that clients send and that change no answer here.
+NO_EFFECT = {
+    "user": "requests are not told apart by user",
+    "metadata": "nothing is stored",
+    "service_tier": "there is one tier",
+    "store": "nothing is stored",
+    "safety_identifier": "requests are not told apart by user",
+    "prompt_cache_key": "the prefix cache finds prefixes by their tokens",
+    "prompt_cache_retention": "the prefix cache decides by use",
+    "verbosity": "the model decides",
+    "custom_labels": "metrics have no labels of requests",
+    "best_of": "every choice asked for is returned",
+}
 
 REFUSED = {
     "regex": "structured output",

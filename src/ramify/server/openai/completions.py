@@ -9,17 +9,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, UserError
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.generation import Generation, News
-from ramify.server.ask import check_keys, split_prompts, tokenize
+from ramify.server.ask import split_prompts, tokenize
 from ramify.server.errors import stream_error
 from ramify.server.native import collect, news_of, rids_of
 from ramify.server.openai import common
 from ramify.server.openai.common import SamplingFields
 from ramify.server.sse import DONE, Ahead, EventStream, frame
 from ramify.server.state import State
+from ramify.server.takes import Takes
 from ramify.wire.result import TokenLogprobs
 
 DEFAULT_MAX_TOKENS = 16
@@ -32,19 +32,17 @@ class CompletionRequest(SamplingFields, kw_only=True):
     logprobs: int | None = None
 
 
-KNOWN = frozenset(CompletionRequest.__struct_fields__) | common.NO_EFFECT
 REFUSED = {
     **common.REFUSED,
     "suffix": "fill-in-the-middle",
     "response_format": "structured output",
     "return_token_ids": "token ids in OpenAI answers",
 }
+TAKES = Takes(CompletionRequest, common.NO_EFFECT, REFUSED)
 
 
-async def create(request: Request, state: State, body: dict[str, Any]) -> Any:
+async def create(request: Request, state: State, asked: CompletionRequest) -> Any:
     state.check_open()
-    check_keys(state, "/v1/completions", body, KNOWN, REFUSED)
-    asked = convert({k: v for k, v in body.items() if k in KNOWN}, CompletionRequest)
     state.check_model(asked.model)
     asks = await _asks(state, asked)
     answer = _Answer(state, asked, asks)

@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse, Response
 from ramify.server.state import State
 
 
-async def list_models(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def list_models(request: Request, state: State, _: None) -> Response:
     return JSONResponse({"object": "list", "data": [card(state)]})
 
 
-async def get_model(request: Request, state: State, body: dict[str, Any]) -> Response:
+async def get_model(request: Request, state: State, _: None) -> Response:
     state.check_model(request.path_params["rest"])
     return JSONResponse(card(state))
 
