@@ -265,7 +265,9 @@ def test_the_same_id_twice_is_refused(slow: Server) -> None:
 
 
 def test_a_full_queue_is_503_with_retry_after(slow: Server) -> None:
-    waiting = [generate_in_background(slow, {**LONG, "rid": f"q{n}"}) for n in range(3)]
+    waiting = [generate_in_background(slow, {**LONG, "rid": "q0"})]
+    wait_for(lambda: slow.metric("num_running_reqs") == 1, 20, "the first request to run")
+    waiting += [generate_in_background(slow, {**LONG, "rid": f"q{n}"}) for n in (1, 2)]
     wait_for(lambda: slow.metric("num_queue_reqs") == 2, 20, "two requests to wait")
     for stream in (False, True):
         status, headers, body = slow.request("/generate", {**LONG, "stream": stream})
