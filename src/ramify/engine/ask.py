@@ -69,8 +69,8 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     seed = ask.params.sampling_seed
     rid = ask.rid or new_rid()
     wants = _logprobs(ask, len(tokens), limits.vocab)
-    _check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
-    _check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
+    check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
+    check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
     return [
         Submit(
             rid=rid if ask.params.n == 1 else f"{rid}_{choice}",
@@ -94,11 +94,11 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
 def check_tokens(tokens: Sequence[int], vocab: int) -> list[int]:
     if not tokens:
         raise BadRequest("the prompt is empty", param="input_ids")
-    _check_ids(tokens, vocab, "input_ids")
+    check_ids(tokens, vocab, "input_ids")
     return list(tokens)
 
 
-def _check_ids(ids: Any, vocab: int, field: str) -> None:
+def check_ids(ids: Any, vocab: int, field: str) -> None:
     for token in ids:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
             raise BadRequest(f"{field}: {token!r} is not a token id of this model (0 to {vocab - 1})", param=field)
@@ -140,7 +140,7 @@ def _logprobs(ask: Ask, prompt: int, vocab: int) -> LogprobsWanted | None:
         raise BadRequest(f"top_logprobs_num must be between 0 and {MAX_TOP_LOGPROBS}", param="top_logprobs_num")
     if len(ask.token_ids_logprob) > MAX_IDS:
         raise BadRequest(f"at most {MAX_IDS} token_ids_logprob", param="token_ids_logprob")
-    _check_ids(ask.token_ids_logprob, vocab, "token_ids_logprob")
+    check_ids(ask.token_ids_logprob, vocab, "token_ids_logprob")
     return LogprobsWanted(ask.logprob_start, ask.top_logprobs, tuple(ask.token_ids_logprob))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 
 from ramify.server import admin, health, native
-from ramify.server.openai import chat, completions, models
+from ramify.server.openai import chat, completions, models, score, tokens
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -54,6 +54,11 @@ ROUTES: tuple[Route, ...] = (
     _get("/v1/models/{model}", "user", models.get_model, openai=True),
     _post("/v1/completions", "user", completions.create, completions.TAKES, openai=True),
     _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True),
+    _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, openai=True),
+    _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, openai=True),
+    _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, openai=True),
+    _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, openai=True),
+    _post("/v1/score", "user", score.score, score.TAKES, openai=True),
     Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES),
     _get("/model_info", "user", native.model_info),
     _get("/get_model_info", "user", native.model_info),

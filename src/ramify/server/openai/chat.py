@@ -6,45 +6,37 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ramify.core.errors import BadRequest, UserError
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.generation import Generation, News
-from ramify.server.ask import tokenize
 from ramify.server.errors import stream_error
 from ramify.server.native import collect, news_of, rids_of
 from ramify.server.openai import common
 from ramify.server.openai.common import SamplingFields
+from ramify.server.openai.conversation import Reasoning, encode
 from ramify.server.sse import DONE, Ahead, EventStream, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
-from ramify.text.template import ChatTemplate
-
-MAX_MESSAGES = 4096
-
-
-class Message(msgspec.Struct, kw_only=True):
-    """One turn. Fields that only some templates read are passed to the template as they are."""
-
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-    name: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
-    messages: list[Message]
+    """The body of `/v1/chat/completions`."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool = False
+    reasoning_effort: str | None = None
+    reasoning: Reasoning | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
-    tool_choice: str | dict[str, Any] | None = None
     separate_reasoning: bool = True
     stream_reasoning: bool = True
 
@@ -55,12 +47,7 @@ NO_EFFECT = common.NO_EFFECT | {
 }
 REFUSED = {
     **common.REFUSED,
-    "tools": "tool calling",
     "functions": "tool calling",
-    "continue_final_message": "continuing a message",
-    "reasoning_effort": "reasoning parsers",
-    "reasoning": "reasoning parsers",
-    "thinking": "reasoning parsers",
     "audio": "audio",
     "prediction": "predicted outputs",
     "web_search_options": "web search",
@@ -70,7 +57,6 @@ REFUSED = {
     "chat_template": "templates in requests",
 }
 TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED)
-RESERVED = ("messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token", "tokenize")
 
 
 async def create(request: Request, state: State, asked: ChatRequest) -> Any:
@@ -95,8 +81,7 @@ async def _ask(state: State, asked: ChatRequest) -> Ask:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     if asked.top_logprobs is not None and not 0 <= asked.top_logprobs <= common.MAX_TOP_LOGPROBS:
         raise BadRequest(f"top_logprobs should be between 0 and {common.MAX_TOP_LOGPROBS}", param="top_logprobs")
-    prompt = await state.off_loop(_render, _template(state), asked)
-    (tokens,) = await tokenize(state, [prompt], add_special_tokens=False)
+    _, tokens = await encode(state, asked)
     most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     return Ask(
         tokens=tokens,
@@ -118,51 +103,6 @@ def _check_format(wanted: dict[str, Any] | None) -> None:
             f"response_format {kind!r} needs structured output, which this version of ramify does not have",
             param="response_format",
         )
-
-
-def _template(state: State) -> ChatTemplate:
-    if state.template is None:
-        raise BadRequest(
-            f"{state.resolved.served_name} has no chat template: it is a base model. Use /v1/completions, or start the "
-            "server with --chat-template FILE.",
-            param="messages",
-            code="no_chat_template",
-        )
-    return state.template
-
-
-def _render(template: ChatTemplate, asked: ChatRequest) -> str:
-    """The prompt; what is not text in the messages is refused by name."""
-    if not asked.messages:
-        raise BadRequest("messages is an empty list", param="messages")
-    if len(asked.messages) > MAX_MESSAGES:
-        raise BadRequest(f"at most {MAX_MESSAGES} messages", param="messages")
-    more = asked.chat_template_kwargs or {}
-    for name in RESERVED:
-        if name in more:
-            raise BadRequest(f"chat_template_kwargs may not set {name}", param="chat_template_kwargs")
-    return template.render([_plain(number, message) for number, message in enumerate(asked.messages)], **more)
-
-
-def _plain(number: int, message: Message) -> dict[str, Any]:
-    """A message as templates expect it: its content one text."""
-    content = message.content
-    if isinstance(content, list):
-        content = "".join(_text(number, place, part) for place, part in enumerate(content))
-    plain = {"role": message.role, "content": content if content is not None else ""}
-    for field in ("name", "reasoning_content"):
-        if (value := getattr(message, field)) is not None:
-            plain[field] = value
-    return plain
-
-
-def _text(number: int, place: int, part: dict[str, Any]) -> str:
-    where = f"messages[{number}].content[{place}]"
-    if part.get("type") not in ("text", "input_text"):
-        raise BadRequest(f"{where}: only text can be read, not {part.get('type')!r}", param=where)
-    if not isinstance(part.get("text"), str):
-        raise BadRequest(f"{where}.text should be a string", param=f"{where}.text")
-    return part["text"]
 
 
 class _Answer:

@@ -1,0 +1,112 @@
+"""`/v1/score`: how probable each of a few tokens is after a query and an item. Causal rerankers need it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ramify.core.errors import BadRequest
+from ramify.core.params import SamplingParams
+from ramify.engine.ask import MAX_IDS, Ask, check_ids, new_rid
+from ramify.engine.generation import Generation
+from ramify.server.ask import MAX_PROMPTS, tokenize
+from ramify.server.native import collect
+from ramify.server.state import State
+from ramify.server.takes import Takes
+
+
+class ScoreRequest(msgspec.Struct, kw_only=True):
+    """The body of `/v1/score`. Each prompt is the query followed by an item, or the other way round."""
+
+    label_token_ids: list[int]
+    query: str | list[int] = ""
+    items: str | list[str | list[int]]
+    apply_softmax: bool = False
+    temperature: float = 1.0
+    item_first: bool = False
+    return_token_logprobs: bool = False
+    model: str = "default"
+
+
+TAKES = Takes(
+    ScoreRequest,
+    {"user": "requests are not told apart by user"},
+    {
+        "embed_override_token_id": "embeddings as input",
+        "query_embed_overrides": "embeddings as input",
+        "item_embed_overrides": "embeddings as input",
+        "return_pooled_hidden_states": "hidden states as output",
+        "score_extraction_token": "multi-item scoring",
+    },
+)
+
+
+async def score(request: Request, state: State, asked: ScoreRequest) -> Response:
+    state.check_open()
+    state.check_model(asked.model)
+    if not 0 < asked.temperature < math.inf:
+        raise BadRequest("temperature should be above 0", param="temperature")
+    if not 0 < len(asked.label_token_ids) <= MAX_IDS:
+        raise BadRequest(f"label_token_ids should be 1 to {MAX_IDS} token ids", param="label_token_ids")
+    check_ids(asked.label_token_ids, state.resolved.model.vocab, "label_token_ids")
+    rid = new_rid()
+    prompts = await _prompts(state, asked)
+    asks = [_ask(asked, tokens, f"{rid}_{number}") for number, tokens in enumerate(prompts)]
+    generations = await collect(state, asks)
+    logprobs = [_labels(generation) for generation in generations]
+    answer: dict[str, Any] = {
+        "object": "scoring",
+        "model": state.resolved.served_name,
+        "scores": [[math.exp(v) for v in (_normal(row) if asked.apply_softmax else row)] for row in logprobs],
+        "usage": _usage(generations),
+    }
+    if asked.return_token_logprobs:
+        answer["token_logprobs"] = logprobs
+    return JSONResponse(answer)
+
+
+async def _prompts(state: State, asked: ScoreRequest) -> list[list[int]]:
+    """Texts are joined as texts, so that what is written together is tokenized together."""
+    items = [asked.items] if isinstance(asked.items, str) else asked.items
+    if not 0 < len(items) <= MAX_PROMPTS:
+        raise BadRequest(f"items should be 1 to {MAX_PROMPTS} texts or lists of token ids", param="items")
+    kind = str if isinstance(asked.query, str) else list
+    if not all(isinstance(item, kind) for item in items):
+        raise BadRequest("query and items should all be texts, or all be token ids", param="items")
+    query: Any = asked.query
+    joined: list[Any] = [item + query if asked.item_first else query + item for item in items]
+    return await tokenize(state, joined) if kind is str else joined
+
+
+def _ask(asked: ScoreRequest, tokens: list[int], rid: str) -> Ask:
+    """One token is drawn and thrown away; what it was drawn from is wanted."""
+    return Ask(
+        tokens=tokens,
+        params=SamplingParams(max_new_tokens=1, temperature=asked.temperature, ignore_eos=True),
+        rid=rid,
+        return_logprob=True,
+        token_ids_logprob=asked.label_token_ids,
+        arrived=time.monotonic(),
+    )
+
+
+def _labels(generation: Generation) -> list[float]:
+    assert generation.output_logprobs is not None
+    return list(generation.output_logprobs.id_values[0])
+
+
+def _normal(logprobs: list[float]) -> list[float]:
+    """Normalized over the labels alone."""
+    best = max(logprobs)
+    total = best + math.log(sum(math.exp(value - best) for value in logprobs))
+    return [value - total for value in logprobs]
+
+
+def _usage(generations: list[Generation]) -> dict[str, int]:
+    prompt = sum(generation.prompt_tokens for generation in generations)
+    return {"prompt_tokens": prompt, "completion_tokens": 0, "total_tokens": prompt}
