@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import threading
 import time
+from array import array
 
 import pytest
 from server import Server, wait_for
@@ -304,3 +306,37 @@ def test_a_client_that_leaves_frees_its_pages(slow: Server, stream: bool) -> Non
     connection.close()
     wait_for(lambda: slow.metric("num_used_tokens") == 0, 20, "its pages to be free")
     assert slow.metric("num_running_reqs") == 0
+
+
+def test_flat_logprobs_are_the_nested_ones(stories: Server) -> None:
+    body = {
+        "text": PROMPT,
+        "sampling_params": GREEDY,
+        "return_logprob": True,
+        "logprob_start_len": 0,
+        "top_logprobs_num": 3,
+    }
+    nested = stories.post("/generate", body)["meta_info"]
+    wanted = {"return_flat_raw_top_logprobs": True, "return_flat_raw_output_top_logprobs": True}
+    flat = stories.post("/generate", {**body, **wanted})["meta_info"]
+    packed = stories.post("/generate", {**body, **wanted, "return_flat_raw_top_logprobs_b64": True})["meta_info"]
+    for which, nulls in (("input", 1), ("output", 0)):
+        rows = nested[f"{which}_top_logprobs"]
+        name = f"{which}_top_logprobs"
+        assert name not in flat
+        assert flat[f"{name}_shape"] == packed[f"{name}_shape"] == [len(rows), 3]
+        assert flat[f"{name}_null_prefix"] == nulls
+        assert rows[:nulls] == [None] * nulls
+        assert flat[f"{name}_val_flat"] == [value for row in rows[nulls:] for value, _, _ in row]
+        assert flat[f"{name}_idx_flat"] == [token for row in rows[nulls:] for _, token, _ in row]
+        values = array("f", base64.b64decode(packed[f"{name}_val_flat_b64"]))
+        assert values.tolist() == pytest.approx(flat[f"{name}_val_flat"], rel=1e-6)
+        assert array("i", base64.b64decode(packed[f"{name}_idx_flat_b64"])).tolist() == flat[f"{name}_idx_flat"]
+
+
+def test_flat_logprobs_that_cannot_be(stories: Server) -> None:
+    body = {"text": PROMPT, "sampling_params": GREEDY, "return_logprob": True, "top_logprobs_num": 1}
+    for wrong in ({"return_flat_raw_top_logprobs_b64": True}, {"return_flat_raw_output_top_logprobs": True}):
+        status, _, answer = stories.request("/generate", {**body, **wrong, "stream": True})
+        assert status == 400
+        assert next(iter(wrong)).encode() in answer

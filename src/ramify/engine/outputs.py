@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import sys
+from array import array
+from dataclasses import dataclass
 from typing import Any
 
+from ramify.core.errors import BadRequest
 from ramify.engine.generation import Generation
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.plan import LogprobsWanted
@@ -12,13 +17,36 @@ from ramify.wire.result import TokenLogprobs
 Scored = list[Any]  # [log probability or None, token id, text or None]
 
 
+@dataclass(frozen=True)
+class Flat:
+    """Which top log probabilities come as flat lists of one number after the other, and whether in base64."""
+
+    prompt: bool = False
+    output: bool = False
+    b64: bool = False
+
+    def __post_init__(self) -> None:
+        if self.b64 and not (self.prompt or self.output):
+            raise BadRequest(
+                "return_flat_raw_top_logprobs_b64 requires return_flat_raw_top_logprobs",
+                param="return_flat_raw_top_logprobs_b64",
+            )
+
+
 class Shape:
     """How much of a generation is shown: `text_in_logprobs` spells the tokens out."""
 
-    def __init__(self, tokenizer: Tokenizer | None, weight_version: str, text_in_logprobs: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        weight_version: str,
+        text_in_logprobs: bool = False,
+        flat: Flat = Flat(),
+    ) -> None:
         self._tokenizer = tokenizer
         self._weight_version = weight_version
         self._spell = text_in_logprobs
+        self._flat = flat
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """Everything so far."""
@@ -59,8 +87,13 @@ class Shape:
             "output_token_logprobs": self._pairs(output.values[first:last], ids),
             "output_token_logprobs_length": last - first,
         }
-        if wants.top:
+        if wants.top and self._flat.prompt:
+            shown |= self._flattened("input", prompt, wants.start == 0, slice(None), wants.top)
+        elif wants.top:
             shown["input_top_logprobs"] = self._led(wants, self._tops(prompt, None, None))
+        if wants.top and self._flat.output:
+            shown |= self._flattened("output", output, False, slice(first, last), wants.top)
+        elif wants.top:
             shown["output_top_logprobs"] = self._tops(output, first, last)
         if wants.ids:
             shown["input_token_ids_logprobs"] = self._led(wants, self._chosen(prompt, wants, None, None))
@@ -88,6 +121,23 @@ class Shape:
         rows = zip(scored.top_values[first:last], scored.top_ids[first:last], strict=True)
         return [self._pairs(values, ids) for values, ids in rows]
 
+    def _flattened(self, which: str, scored: TokenLogprobs | None, led: bool, part: slice, top: int) -> dict[str, Any]:
+        """Row i, entry j of a `shape` [rows, k] stands at (i - null_prefix) * k + j; rows of the prefix are null."""
+        values = [value for row in (scored.top_values[part] if scored else ()) for value in row]
+        ids = [token for row in (scored.top_ids[part] if scored else ()) for token in row]
+        rows = len(scored.top_values[part]) if scored else 0
+        name = f"{which}_top_logprobs"
+        shown: dict[str, Any] = {f"{name}_shape": [rows + led, top], f"{name}_null_prefix": int(led)}
+        if not self._flat.b64:
+            return {**shown, f"{name}_val_flat": values, f"{name}_idx_flat": ids}
+        return {
+            **shown,
+            f"{name}_val_flat_b64": _b64(array("f", values)),
+            f"{name}_val_flat_b64_dtype": "float32",
+            f"{name}_idx_flat_b64": _b64(array("i", ids)),
+            f"{name}_idx_flat_b64_dtype": "int32",
+        }
+
     def _chosen(
         self, scored: TokenLogprobs | None, wants: LogprobsWanted, first: int | None, last: int | None
     ) -> list[list[Scored]]:
@@ -95,3 +145,10 @@ class Shape:
 
     def _text(self, token: int) -> str | None:
         return self._tokenizer.token_text(token) if self._spell and self._tokenizer is not None else None
+
+
+def _b64(numbers: array[Any]) -> str:
+    """Little-endian, whatever this machine is."""
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()

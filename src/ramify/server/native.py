@@ -17,7 +17,7 @@ from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.engine import info_of, raise_if_failed
 from ramify.engine.generation import Generation, News
-from ramify.engine.outputs import Shape
+from ramify.engine.outputs import Flat, Shape
 from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
 from ramify.server.errors import stream_error
 from ramify.server.sse import DONE, Ahead, EventStream, frame
@@ -40,6 +40,9 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     top_logprobs_num: int | list[int] | None = None
     token_ids_logprob: list[int | list[int] | None] | None = None
     return_text_in_logprobs: bool = False
+    return_flat_raw_top_logprobs: bool = False
+    return_flat_raw_output_top_logprobs: bool = False
+    return_flat_raw_top_logprobs_b64: bool = False
     return_prompt_token_ids: bool = False
     priority: int | None = None
     extra_key: str | None = None
@@ -68,9 +71,6 @@ REFUSED = {
     "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
     "return_indexer_topk": "sparse attention",
-    "return_flat_raw_top_logprobs": "flat log probabilities",
-    "return_flat_raw_output_top_logprobs": "flat log probabilities",
-    "return_flat_raw_top_logprobs_b64": "flat log probabilities",
     "return_sampling_mask": "sampling masks",
     "return_entropy": "entropies",
     "return_bytes": "raw bytes",
@@ -91,8 +91,8 @@ TAKES = Takes(GenerateRequest, NO_EFFECT, REFUSED)
 
 async def generate(request: Request, state: State, asked: GenerateRequest) -> Any:
     state.check_open()
+    shape = _shape(state, asked)
     asks, batch = await _asks(state, asked)
-    shape = Shape(state.tokenizer, state.resolved.settings.model.weight_version, asked.return_text_in_logprobs)
     many = batch or len(asks) > 1 or asks[0].params.n > 1
     if asked.stream:
         keep_alive = state.resolved.settings.server.keep_alive_interval
@@ -101,6 +101,20 @@ async def generate(request: Request, state: State, asked: GenerateRequest) -> An
     generations = await collect(state, asks)
     outputs = [_output(shape, generation, asked) for generation in generations]
     return JSONResponse(outputs if many else outputs[0])
+
+
+def _shape(state: State, asked: GenerateRequest) -> Shape:
+    if asked.return_flat_raw_output_top_logprobs and asked.stream:
+        raise BadRequest(
+            "return_flat_raw_output_top_logprobs does not go with stream", param="return_flat_raw_output_top_logprobs"
+        )
+    flat = Flat(
+        asked.return_flat_raw_top_logprobs,
+        asked.return_flat_raw_output_top_logprobs,
+        asked.return_flat_raw_top_logprobs_b64,
+    )
+    version = state.resolved.settings.model.weight_version
+    return Shape(state.tokenizer, version, asked.return_text_in_logprobs, flat)
 
 
 def _output(shape: Shape, generation: Generation, asked: GenerateRequest) -> dict[str, Any]:
