@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 import ramify
 from ramify.core.errors import BadRequest, UserError
@@ -20,7 +20,7 @@ from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Flat, Shape
 from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
 from ramify.server.errors import stream_error
-from ramify.server.sse import DONE, Ahead, EventStream, frame
+from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -100,7 +100,7 @@ async def generate(request: Request, state: State, asked: GenerateRequest) -> An
         return EventStream(_frames(state, news, asks, shape, many), news, keep_alive)
     generations = await collect(state, asks)
     outputs = [_output(shape, generation, asked) for generation in generations]
-    return JSONResponse(outputs if many else outputs[0])
+    return as_json(outputs if many else outputs[0])
 
 
 def _shape(state: State, asked: GenerateRequest) -> Shape:
@@ -247,7 +247,7 @@ async def _frames(
 async def model_info(request: Request, state: State, _: None) -> Response:
     resolved = state.resolved
     model = resolved.settings.model
-    return JSONResponse(
+    return as_json(
         {
             "model_path": model.model_path or str(resolved.folder),
             "served_model_name": resolved.served_name,
@@ -270,7 +270,7 @@ async def model_info(request: Request, state: State, _: None) -> Response:
 async def server_info(request: Request, state: State, _: None) -> Response:
     engine = await asyncio.wrap_future(state.client.order("state"))
     info = info_of(state.resolved)
-    return JSONResponse(
+    return as_json(
         {
             **info,
             "internal_states": [engine],

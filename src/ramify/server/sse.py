@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
@@ -25,6 +26,11 @@ _encode = msgspec.json.Encoder().encode
 
 def frame(value: Any) -> bytes:
     return b"data: " + _encode(value) + b"\n\n"
+
+
+def as_json(value: Any) -> Response:
+    """The answer that is not a stream."""
+    return Response(_encode(value), media_type="application/json")
 
 
 class Ahead(Generic[T]):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from ramify.core.errors import BadRequest, UserError
 from ramify.engine.ask import Ask, check_rid, new_rid
@@ -15,9 +14,19 @@ from ramify.engine.generation import Generation, News
 from ramify.server.errors import stream_error
 from ramify.server.native import collect, news_of, rids_of
 from ramify.server.openai import common
+from ramify.server.openai.answers import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatLogprobs,
+    ChunkChoice,
+    Delta,
+    Message,
+    Usage,
+)
 from ramify.server.openai.common import SamplingFields
 from ramify.server.openai.conversation import Reasoning, encode
-from ramify.server.sse import DONE, Ahead, EventStream, frame
+from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -39,6 +48,8 @@ class ChatRequest(SamplingFields, kw_only=True):
     response_format: dict[str, Any] | None = None
     separate_reasoning: bool = True
     stream_reasoning: bool = True
+    return_token_ids: bool = False
+    return_prompt_token_ids: bool = False
 
 
 NO_EFFECT = common.NO_EFFECT | {
@@ -52,8 +63,6 @@ REFUSED = {
     "prediction": "predicted outputs",
     "web_search_options": "web search",
     "input_ids": "token ids in chat",
-    "return_token_ids": "token ids in OpenAI answers",
-    "return_prompt_token_ids": "token ids in OpenAI answers",
     "chat_template": "templates in requests",
 }
 TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED)
@@ -72,7 +81,7 @@ async def create(request: Request, state: State, asked: ChatRequest) -> Any:
         keep_alive = state.resolved.settings.server.keep_alive_interval
         news = await Ahead(news_of(state, [ask])).look(keep_alive)
         return EventStream(answer.frames(news), news, keep_alive)
-    return JSONResponse(answer.whole(await collect(state, [ask])))
+    return as_json(answer.whole(await collect(state, [ask])))
 
 
 async def _ask(state: State, asked: ChatRequest) -> Ask:
@@ -115,48 +124,40 @@ class _Answer:
         self._id = ask.rid
         self._created = int(time.time())
 
-    def whole(self, generations: list[Generation]) -> dict[str, Any]:
-        return {
-            **self._envelope("chat.completion", [self._choice(generation) for generation in generations]),
-            "usage": common.usage(self._state, generations),
-            "metadata": {"weight_version": self._state.resolved.settings.model.weight_version},
-        }
+    def whole(self, generations: list[Generation]) -> ChatCompletion:
+        return ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._state.resolved.served_name,
+            choices=[self._choice(generation) for generation in generations],
+            usage=common.usage(self._state, generations),
+            metadata=common.metadata(self._state),
+        )
 
-    def _choice(self, generation: Generation) -> dict[str, Any]:
-        message = {
-            "role": "assistant",
-            "content": generation.text,
-            "reasoning_content": None,
-            "tool_calls": None,
-            "refusal": None,
-        }
-        logprobs = self._logprobs(generation, 0, len(generation.ids))
-        choice = {"index": self._index[generation.submit.rid], "message": message, "logprobs": logprobs}
-        return choice | common.finish_fields(generation.finish)
+    def _choice(self, generation: Generation) -> ChatChoice:
+        finish = generation.finish
+        choice = ChatChoice(
+            index=self._index[generation.submit.rid],
+            message=Message(content=generation.text),
+            logprobs=self._logprobs(generation, 0, len(generation.ids)),
+            finish_reason=finish.type if finish is not None else None,
+            matched_stop=finish.matched if finish is not None else None,
+        )
+        if self._asked.return_token_ids:
+            choice.response_token_ids = generation.ids
+        if self._asked.return_token_ids or self._asked.return_prompt_token_ids:
+            choice.prompt_token_ids = generation.submit.tokens
+        return choice
 
-    def _envelope(self, kind: str, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._state.resolved.served_name,
-            "choices": choices,
-        }
-
-    def _logprobs(self, generation: Generation, first: int, last: int) -> dict[str, Any] | None:
+    def _logprobs(self, generation: Generation, first: int, last: int) -> ChatLogprobs | None:
         if not self._asked.logprobs or generation.output_logprobs is None:
             return None
         return common.chat_logprobs(self._state.words(), generation.output_logprobs, generation.ids, first, last)
 
-    def _chunk(self, rid: str, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
-        choice = {
-            "index": self._index[rid],
-            "delta": delta,
-            "logprobs": None,
-            "finish_reason": None,
-            "matched_stop": None,
-        }
-        return self._envelope("chat.completion.chunk", [choice | more]) | {"usage": None}
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> ChatChunk:
+        return ChatChunk(
+            id=self._id, created=self._created, model=self._state.resolved.served_name, choices=choices, usage=usage
+        )
 
     async def frames(self, source: Ahead[News]) -> AsyncGenerator[bytes, None]:
         """The role of each choice, its content, its finish; then usage if asked for, and [DONE]."""
@@ -164,30 +165,28 @@ class _Answer:
         sent: dict[str, int] = {}
         finished: list[Generation] = []
         try:
-            for rid in self._index:
-                yield frame(self._chunk(rid, {"role": "assistant", "content": ""}))
+            for index in self._index.values():
+                yield frame(self._chunk([ChunkChoice(index=index, delta=Delta(role="assistant", content=""))]))
             async for news in source:
-                for chunk in self._news(news, sent):
-                    if options is not None and options.continuous_usage_stats:
-                        chunk["usage"] = common.usage(self._state, [news.generation])
-                    yield frame(chunk)
+                for choice in self._news(news, sent):
+                    each = options is not None and options.continuous_usage_stats
+                    usage = common.usage(self._state, [news.generation]) if each else None
+                    yield frame(self._chunk([choice], usage))
                 if news.finish is not None:
                     finished.append(news.generation)
             if options is not None and options.include_usage:
-                last = self._envelope("chat.completion.chunk", [])
-                yield frame(last | {"usage": common.usage(self._state, finished)})
+                yield frame(self._chunk([], common.usage(self._state, finished)))
         except UserError as e:
             yield frame(stream_error(e))
         yield DONE
 
-    def _news(self, news: News, sent: dict[str, int]) -> list[dict[str, Any]]:
-        generation, chunks = news.generation, []
+    def _news(self, news: News, sent: dict[str, int]) -> Iterator[ChunkChoice]:
+        generation = news.generation
         rid = generation.submit.rid
-        first = sent.get(rid, 0)
+        index, first = self._index[rid], sent.get(rid, 0)
         logprobs = self._logprobs(generation, first, news.tokens) if news.tokens > first else None
         if news.text or logprobs:
-            chunks.append(self._chunk(rid, {"content": news.text}, logprobs=logprobs))
             sent[rid] = news.tokens
-        if news.finish is not None:
-            chunks.append(self._chunk(rid, {}, **common.finish_fields(news.finish)))
-        return chunks
+            yield ChunkChoice(index=index, delta=Delta(content=news.text), logprobs=logprobs)
+        if (finish := news.finish) is not None:
+            yield ChunkChoice(index=index, delta=Delta(), finish_reason=finish.type, matched_stop=finish.matched)

@@ -8,10 +8,19 @@ from typing import Any
 import msgspec
 
 from ramify.core.errors import BadRequest
-from ramify.core.finish import Finish
 from ramify.core.params import SamplingParams
 from ramify.engine.generation import Generation
 from ramify.server.ask import check_priority, salt_of
+from ramify.server.openai.answers import (
+    CachedTokens,
+    ChatLogprobs,
+    CompletionDetails,
+    Metadata,
+    TextLogprobs,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
 from ramify.server.state import State
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.result import TokenLogprobs
@@ -147,45 +156,36 @@ def routing(state: State, asked: SamplingFields) -> dict[str, Any]:
     }
 
 
-def usage(state: State, generations: Sequence[Generation]) -> dict[str, Any]:
+def usage(state: State, generations: Sequence[Generation], reasoning: int = 0) -> Usage:
     """Prompts are counted once, whatever the number of choices."""
     prompts = {g.submit.rid if g.submit.params.n == 1 else g.submit.rid.rpartition("_")[0]: g for g in generations}
     prompt = sum(g.prompt_tokens for g in prompts.values())
     completion = sum(len(g.ids) for g in generations)
-    found: dict[str, Any] = {
-        "prompt_tokens": prompt,
-        "total_tokens": prompt + completion,
-        "completion_tokens": completion,
-        "prompt_tokens_details": None,
-        "reasoning_tokens": 0,
-    }
-    if state.resolved.settings.server.enable_cache_report:
-        found["prompt_tokens_details"] = {"cached_tokens": sum(g.cached for g in prompts.values())}
-    return found
+    cached = CachedTokens(sum(g.cached for g in prompts.values()))
+    return Usage(
+        prompt_tokens=prompt,
+        total_tokens=prompt + completion,
+        completion_tokens=completion,
+        prompt_tokens_details=cached if state.resolved.settings.server.enable_cache_report else None,
+        reasoning_tokens=reasoning,
+        completion_tokens_details=CompletionDetails(reasoning) if reasoning else None,
+    )
 
 
-def finish_fields(finish: Finish | None) -> dict[str, Any]:
-    """`finish_reason` and SGLang's `matched_stop`."""
-    if finish is None:
-        return {"finish_reason": None, "matched_stop": None}
-    return {"finish_reason": finish.type, "matched_stop": finish.matched}
+def metadata(state: State) -> Metadata:
+    return Metadata(state.resolved.settings.model.weight_version)
 
 
 def text_logprobs(
     tokenizer: Tokenizer, ids: Sequence[int], values: Sequence[float | None], tops: Sequence[Any], offset: int
-) -> dict[str, Any]:
+) -> TextLogprobs:
     """The `logprobs` of text completions; `tops` are pairs (values, ids) or None, `offset` where the text begins."""
     texts = [tokenizer.token_text(token) for token in ids]
     offsets = []
     for text in texts:
         offsets.append(offset)
         offset += len(text)
-    return {
-        "text_offset": offsets,
-        "token_logprobs": list(values),
-        "tokens": texts,
-        "top_logprobs": [_top_dict(tokenizer, top) for top in tops],
-    }
+    return TextLogprobs(offsets, list(values), texts, [_top_dict(tokenizer, top) for top in tops])
 
 
 def _top_dict(tokenizer: Tokenizer, top: Any) -> dict[str, float] | None:
@@ -200,14 +200,14 @@ def _top_dict(tokenizer: Tokenizer, top: Any) -> dict[str, float] | None:
 
 def chat_logprobs(
     tokenizer: Tokenizer, scored: TokenLogprobs, ids: Sequence[int], first: int, last: int
-) -> dict[str, Any]:
+) -> ChatLogprobs:
     """The `logprobs` of chat completions, for output tokens `first` to `last`."""
 
-    def entry(token: int, value: float) -> dict[str, Any]:
-        return {"token": tokenizer.token_text(token), "bytes": list(tokenizer.token_bytes(token)), "logprob": value}
+    def entry(token: int, value: float) -> tuple[str, float, list[int]]:
+        return tokenizer.token_text(token), value, list(tokenizer.token_bytes(token))
 
     content = []
     for at in range(first, last):
         tops = zip(scored.top_ids[at], scored.top_values[at], strict=True) if scored.top_ids else ()
-        content.append(entry(ids[at], scored.values[at]) | {"top_logprobs": [entry(*top) for top in tops]})
-    return {"content": content}
+        content.append(TokenLogprob(*entry(ids[at], scored.values[at]), [TopLogprob(*entry(*top)) for top in tops]))
+    return ChatLogprobs(content)

@@ -6,18 +6,20 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from msgspec import UNSET
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from ramify.core.errors import BadRequest, UserError
+from ramify.core.finish import Finish
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.generation import Generation, News
 from ramify.server.ask import split_prompts, tokenize
 from ramify.server.errors import stream_error
 from ramify.server.native import collect, news_of, rids_of
 from ramify.server.openai import common
+from ramify.server.openai.answers import TextChoice, TextChunk, TextCompletion, TextLogprobs, Usage
 from ramify.server.openai.common import SamplingFields
-from ramify.server.sse import DONE, Ahead, EventStream, frame
+from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
 from ramify.wire.result import TokenLogprobs
@@ -30,13 +32,13 @@ class CompletionRequest(SamplingFields, kw_only=True):
     max_tokens: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
+    return_token_ids: bool = False
 
 
 REFUSED = {
     **common.REFUSED,
     "suffix": "fill-in-the-middle",
     "response_format": "structured output",
-    "return_token_ids": "token ids in OpenAI answers",
 }
 TAKES = Takes(CompletionRequest, common.NO_EFFECT, REFUSED)
 
@@ -50,7 +52,7 @@ async def create(request: Request, state: State, asked: CompletionRequest) -> An
         keep_alive = state.resolved.settings.server.keep_alive_interval
         news = await Ahead(news_of(state, asks)).look(keep_alive)
         return EventStream(answer.frames(news), news, keep_alive)
-    return JSONResponse(answer.whole(await collect(state, asks)))
+    return as_json(answer.whole(await collect(state, asks)))
 
 
 async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
@@ -94,25 +96,28 @@ class _Answer:
         self._id = asks[0].rid if len(asks) == 1 else asks[0].rid.rpartition("_")[0]
         self._created = int(time.time())
 
-    def whole(self, generations: list[Generation]) -> dict[str, Any]:
+    def whole(self, generations: list[Generation]) -> TextCompletion:
         choices = []
         for generation in generations:
-            choice = self._choice(generation, 0, len(generation.ids), self._echo(generation) + generation.text, True)
-            choices.append(choice)
-        return {
-            **self._envelope(choices),
-            "usage": common.usage(self._state, generations),
-            "metadata": {"weight_version": self._state.resolved.settings.model.weight_version},
-        }
+            text = self._echo(generation) + generation.text
+            choices.append(self._choice(generation, 0, len(generation.ids), text, True, generation.finish))
+        return TextCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._state.resolved.served_name,
+            choices=choices,
+            usage=common.usage(self._state, generations),
+            metadata=common.metadata(self._state),
+        )
 
-    def _envelope(self, choices: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": self._state.resolved.served_name,
-            "choices": choices,
-        }
+    def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> TextChunk:
+        return TextChunk(
+            id=self._id,
+            created=self._created,
+            model=self._state.resolved.served_name,
+            choices=choices,
+            usage=usage,
+        )
 
     def _echo(self, generation: Generation) -> str:
         if not self._asked.echo:
@@ -120,14 +125,24 @@ class _Answer:
         text = self._texts[generation.submit.rid]
         return text if isinstance(text, str) else self._state.words().decode(text)
 
-    def _choice(self, generation: Generation, first: int, last: int, text: str, begins: bool) -> dict[str, Any]:
-        finish = generation.finish if last == len(generation.ids) else None
-        choice = {"index": self._index[generation.submit.rid], "text": text, "logprobs": None}
-        if self._asked.logprobs is not None:
-            choice["logprobs"] = self._logprobs(generation, first, last, begins)
-        return choice | common.finish_fields(finish)
+    def _choice(
+        self, generation: Generation, first: int, last: int, text: str, begins: bool, finish: Finish | None
+    ) -> TextChoice:
+        """Output tokens `first` to `last`, said as `text`."""
+        scored = self._asked.logprobs is not None
+        choice = TextChoice(
+            index=self._index[generation.submit.rid],
+            text=text,
+            logprobs=self._logprobs(generation, first, last, begins) if scored else None,
+            finish_reason=finish.type if finish is not None else None,
+            matched_stop=finish.matched if finish is not None else None,
+        )
+        if self._asked.return_token_ids:
+            choice.token_ids = generation.ids[first:last]
+            choice.prompt_token_ids = generation.submit.tokens if begins else UNSET
+        return choice
 
-    def _logprobs(self, generation: Generation, first: int, last: int, begins: bool) -> dict[str, Any]:
+    def _logprobs(self, generation: Generation, first: int, last: int, begins: bool) -> TextLogprobs:
         """Output tokens `first` to `last`; where the text begins and is echoed, the prompt's before them."""
         output = generation.output_logprobs or TokenLogprobs(0, [])
         ids, values = list(generation.ids[first:last]), list[float | None](output.values[first:last])
@@ -155,17 +170,14 @@ class _Answer:
                 if not (news.text or news.finish or self._asked.logprobs is not None or begins):
                     continue
                 text = (self._echo(generation) if begins else "") + news.text
-                choice = self._choice(generation, sent.get(rid, 0), news.tokens, text, begins)
-                choice |= common.finish_fields(news.finish)
+                choice = self._choice(generation, sent.get(rid, 0), news.tokens, text, begins, news.finish)
                 sent[rid] = news.tokens
-                chunk = self._envelope([choice]) | {"usage": None}
-                if options is not None and options.continuous_usage_stats:
-                    chunk["usage"] = common.usage(self._state, [generation])
                 if news.finish is not None:
                     finished.append(generation)
-                yield frame(chunk)
+                each = options is not None and options.continuous_usage_stats
+                yield frame(self._chunk([choice], common.usage(self._state, [generation]) if each else None))
             if options is not None and options.include_usage:
-                yield frame(self._envelope([]) | {"usage": common.usage(self._state, finished)})
+                yield frame(self._chunk([], common.usage(self._state, finished)))
         except UserError as e:
             yield frame(stream_error(e))
         yield DONE

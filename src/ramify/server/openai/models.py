@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from ramify.server.openai.answers import ModelCard, ModelList
+from ramify.server.sse import as_json
 from ramify.server.state import State
 
 
 async def list_models(request: Request, state: State, _: None) -> Response:
-    return JSONResponse({"object": "list", "data": [card(state)]})
+    return as_json(ModelList(data=[card(state)]))
 
 
 async def get_model(request: Request, state: State, _: None) -> Response:
     state.check_model(request.path_params["rest"])
-    return JSONResponse(card(state))
+    return as_json(card(state))
 
 
-def card(state: State) -> dict[str, Any]:
-    return {
-        "id": state.resolved.served_name,
-        "object": "model",
-        "created": state.created,
-        "owned_by": "ramify",
-        "root": state.resolved.settings.model.model_path or state.resolved.served_name,
-        "parent": None,
-        "max_model_len": state.resolved.context,
-    }
+def card(state: State) -> ModelCard:
+    return ModelCard(
+        id=state.resolved.served_name,
+        created=state.created,
+        root=state.resolved.settings.model.model_path or state.resolved.served_name,
+        max_model_len=state.resolved.context,
+    )

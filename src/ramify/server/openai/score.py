@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
@@ -16,6 +16,8 @@ from ramify.engine.ask import MAX_IDS, Ask, check_ids, new_rid
 from ramify.engine.generation import Generation
 from ramify.server.ask import MAX_PROMPTS, tokenize
 from ramify.server.native import collect
+from ramify.server.openai.answers import Scores, Usage
+from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -59,15 +61,14 @@ async def score(request: Request, state: State, asked: ScoreRequest) -> Response
     asks = [_ask(asked, tokens, f"{rid}_{number}") for number, tokens in enumerate(prompts)]
     generations = await collect(state, asks)
     logprobs = [_labels(generation) for generation in generations]
-    answer: dict[str, Any] = {
-        "object": "scoring",
-        "model": state.resolved.served_name,
-        "scores": [[math.exp(v) for v in (_normal(row) if asked.apply_softmax else row)] for row in logprobs],
-        "usage": _usage(generations),
-    }
+    answer = Scores(
+        model=state.resolved.served_name,
+        scores=[[math.exp(v) for v in (_normal(row) if asked.apply_softmax else row)] for row in logprobs],
+        usage=_usage(generations),
+    )
     if asked.return_token_logprobs:
-        answer["token_logprobs"] = logprobs
-    return JSONResponse(answer)
+        answer.token_logprobs = logprobs
+    return as_json(answer)
 
 
 async def _prompts(state: State, asked: ScoreRequest) -> list[list[int]]:
@@ -107,6 +108,7 @@ def _normal(logprobs: list[float]) -> list[float]:
     return [value - total for value in logprobs]
 
 
-def _usage(generations: list[Generation]) -> dict[str, int]:
+def _usage(generations: list[Generation]) -> Usage:
+    """The tokens that were drawn are nobody's."""
     prompt = sum(generation.prompt_tokens for generation in generations)
-    return {"prompt_tokens": prompt, "completion_tokens": 0, "total_tokens": prompt}
+    return Usage(prompt_tokens=prompt, completion_tokens=0, total_tokens=prompt)

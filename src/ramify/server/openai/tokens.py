@@ -6,12 +6,14 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ramify.core.errors import BadRequest
 from ramify.engine.ask import check_ids
 from ramify.server.ask import split_prompts, tokenize
+from ramify.server.openai.answers import Text, Tokens
 from ramify.server.openai.conversation import Reasoning, encode, read_tools
+from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -63,7 +65,7 @@ async def tokenize_text(request: Request, state: State, asked: TokenizeRequest) 
 
 
 def _tokens(state: State, tokens: list[Any], count: int | list[int]) -> Response:
-    return JSONResponse({"tokens": tokens, "count": count, "max_model_len": state.resolved.context})
+    return as_json(Tokens(tokens, count, state.resolved.context))
 
 
 async def detokenize_text(request: Request, state: State, asked: DetokenizeRequest) -> Response:
@@ -73,4 +75,4 @@ async def detokenize_text(request: Request, state: State, asked: DetokenizeReque
         check_ids(tokens, state.resolved.model.vocab, "tokens")
     words = state.words()
     texts = [await state.off_loop(words.decode, tokens, asked.skip_special_tokens) for tokens in lists]
-    return JSONResponse({"text": texts if many else texts[0]})
+    return as_json(Text(texts if many else texts[0]))
