@@ -44,6 +44,7 @@ def test_routes_with_their_classes() -> None:
 def test_only_what_must_be_is_open() -> None:
     assert {r.path for r in ROUTES if r.auth == "open"} == {
         "/", "/health", "/ping", "/health_generate", "/ready", "/metrics",
+        "/openapi.json", "/docs",
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ TIMEOUT = 20.0
 
 
 async def hello(request: Request, state: State, _: None) -> Response:
+    """Says what is served."""
     return PlainTextResponse(f"ramify serves {state.resolved.served_name}\n")
 
 

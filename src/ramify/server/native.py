@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -47,6 +48,19 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     priority: int | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
+
+
+class Generated(msgspec.Struct, kw_only=True):
+    """A generation, or in a stream all of it so far. `index` tells the items of a list apart in a stream.
+
+    `meta_info` has the keys of SGLang: id, finish_reason, prompt_tokens, completion_tokens, cached_tokens, ...
+    """
+
+    output_ids: list[int]
+    meta_info: dict[str, Any]
+    text: str | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    index: int | UnsetType = UNSET
 
 
 NO_EFFECT = {
@@ -90,6 +104,7 @@ TAKES = Takes(GenerateRequest, NO_EFFECT, REFUSED)
 
 
 async def generate(request: Request, state: State, asked: GenerateRequest) -> Any:
+    """Complete one prompt, or a list of them: SGLang's native route."""
     state.check_open()
     shape = _shape(state, asked)
     asks, batch = await _asks(state, asked)
@@ -245,6 +260,7 @@ async def _frames(
 
 
 async def model_info(request: Request, state: State, _: None) -> Response:
+    """What model this is."""
     resolved = state.resolved
     model = resolved.settings.model
     return as_json(
@@ -268,6 +284,7 @@ async def model_info(request: Request, state: State, _: None) -> Response:
 
 
 async def server_info(request: Request, state: State, _: None) -> Response:
+    """Every resolved setting, and the state of the engine."""
     engine = await asyncio.wrap_future(state.client.order("state"))
     info = info_of(state.resolved)
     return as_json(

@@ -5,14 +5,14 @@ Classes of auth: `open` needs nothing, `user` the API key, `admin` the admin key
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import admin, health, native
-from ramify.server.openai import chat, completions, models, score, tokens
+from ramify.server import admin, health, native, openapi
+from ramify.server.openai import answers, chat, completions, models, score, tokens
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -24,7 +24,9 @@ Handler = Callable[[Request, State, Any], Awaitable[Any]]
 class Route:
     """`takes` describes the JSON object that is its body, which the handler gets as a struct; without one it gets None.
 
-    `openai`: errors are nested as OpenAI's.
+    `gives` is the type of its answer, `text` the media type of an answer that is not JSON, `streams` the type of an
+    event where the answer can be a stream, `query` the JSON types of query parameters. `openai`: errors are nested as
+    OpenAI's. Every body is limited by --max-body-mib, every list in it where it is read.
     """
 
     methods: tuple[str, ...]
@@ -33,37 +35,48 @@ class Route:
     handler: Handler
     openai: bool = False
     takes: Takes | None = None
+    gives: Any = None
+    streams: Any = None
+    text: str = ""
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
-def _post(path: str, auth: Auth, handler: Handler, takes: Takes, **more: Any) -> Route:
-    return Route(("POST",), path, auth, handler, takes=takes, **more)
+def _post(path: str, auth: Auth, handler: Handler, takes: Takes, gives: Any = None, **more: Any) -> Route:
+    return Route(("POST",), path, auth, handler, takes=takes, gives=gives, **more)
 
 
-def _get(path: str, auth: Auth, handler: Handler, **more: Any) -> Route:
-    return Route(("GET",), path, auth, handler, **more)
+def _get(path: str, auth: Auth, handler: Handler, gives: Any = None, **more: Any) -> Route:
+    return Route(("GET",), path, auth, handler, gives=gives, **more)
 
+
+PLAIN = "text/plain"
+CHAT: dict[str, Any] = {"gives": answers.ChatCompletion, "streams": answers.ChatChunk}
+TEXT: dict[str, Any] = {"gives": answers.TextCompletion, "streams": answers.TextChunk}
+GENERATED: dict[str, Any] = {"gives": native.Generated | list[native.Generated], "streams": native.Generated}
 
 ROUTES: tuple[Route, ...] = (
-    _get("/", "open", health.hello),
+    _get("/", "open", health.hello, text=PLAIN),
     _get("/health", "open", health.health),
     _get("/ping", "open", health.health),
     _get("/health_generate", "open", health.health_generate),
     _get("/ready", "open", health.ready),
-    _get("/metrics", "open", health.metrics),
-    _get("/v1/models", "user", models.list_models, openai=True),
-    _get("/v1/models/{model}", "user", models.get_model, openai=True),
-    _post("/v1/completions", "user", completions.create, completions.TAKES, openai=True),
-    _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True),
-    _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, openai=True),
-    _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, openai=True),
-    _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, openai=True),
-    _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, openai=True),
-    _post("/v1/score", "user", score.score, score.TAKES, openai=True),
-    Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES),
-    _get("/model_info", "user", native.model_info),
-    _get("/get_model_info", "user", native.model_info),
-    _get("/server_info", "user", native.server_info),
-    _get("/get_server_info", "user", native.server_info),
-    Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache),
+    _get("/metrics", "open", health.metrics, text=PLAIN),
+    _get("/openapi.json", "open", openapi.openapi, dict[str, Any]),
+    _get("/docs", "open", openapi.docs, text="text/html"),
+    _get("/v1/models", "user", models.list_models, answers.ModelList, openai=True),
+    _get("/v1/models/{model}", "user", models.get_model, answers.ModelCard, openai=True),
+    _post("/v1/completions", "user", completions.create, completions.TAKES, openai=True, **TEXT),
+    _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True, **CHAT),
+    _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
+    _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
+    _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
+    _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
+    _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True),
+    Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES, **GENERATED),
+    _get("/model_info", "user", native.model_info, dict[str, Any]),
+    _get("/get_model_info", "user", native.model_info, dict[str, Any]),
+    _get("/server_info", "user", native.server_info, dict[str, Any]),
+    _get("/get_server_info", "user", native.server_info, dict[str, Any]),
+    Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, text=PLAIN, query={"timeout": "number"}),
     _post("/abort_request", "user", admin.abort_request, admin.ABORT),
 )

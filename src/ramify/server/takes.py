@@ -1,6 +1,6 @@
 """What the body of a route may hold, as data: every field is honoured, accepted without effect, or refused by name.
 
-The same types that validate a request describe it in the OpenAPI document and in `docs/fields.md`.
+The same types that validate a request describe it in the OpenAPI document.
 """
 
 from __future__ import annotations

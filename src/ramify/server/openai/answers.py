@@ -194,7 +194,7 @@ class ModelList(msgspec.Struct, kw_only=True):
 
 
 class Tokens(msgspec.Struct):
-    tokens: list[int] | list[list[int]]
+    tokens: list[int | list[int]]
     count: int | list[int]
     max_model_len: int
 

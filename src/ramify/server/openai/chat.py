@@ -69,6 +69,7 @@ TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED)
 
 
 async def create(request: Request, state: State, asked: ChatRequest) -> Any:
+    """The next message of a conversation: OpenAI's chat completions, with SGLang's extensions."""
     state.check_open()
     if asked.tool_choice not in (None, "none", "auto"):
         raise BadRequest(

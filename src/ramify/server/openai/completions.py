@@ -44,6 +44,7 @@ TAKES = Takes(CompletionRequest, common.NO_EFFECT, REFUSED)
 
 
 async def create(request: Request, state: State, asked: CompletionRequest) -> Any:
+    """Complete one prompt, or a list of them: OpenAI's text completions, with SGLang's extensions."""
     state.check_open()
     state.check_model(asked.model)
     asks = await _asks(state, asked)

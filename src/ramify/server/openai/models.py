@@ -11,10 +11,12 @@ from ramify.server.state import State
 
 
 async def list_models(request: Request, state: State, _: None) -> Response:
+    """List the models served here."""
     return as_json(ModelList(data=[card(state)]))
 
 
 async def get_model(request: Request, state: State, _: None) -> Response:
+    """Show one of the models."""
     state.check_model(request.path_params["rest"])
     return as_json(card(state))
 

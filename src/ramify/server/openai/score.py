@@ -49,6 +49,7 @@ TAKES = Takes(
 
 
 async def score(request: Request, state: State, asked: ScoreRequest) -> Response:
+    """Probabilities of a few tokens as the next one, after a query and each of some items."""
     state.check_open()
     state.check_model(asked.model)
     if not 0 < asked.temperature < math.inf:

@@ -47,6 +47,7 @@ DETOKENIZE = Takes(DetokenizeRequest)
 
 
 async def tokenize_text(request: Request, state: State, asked: TokenizeRequest) -> Response:
+    """Token ids of one text, of several, or of a conversation."""
     state.check_model(asked.model)
     if (asked.prompt is None) == (asked.messages is None):
         raise BadRequest("give exactly one of prompt and messages", param="prompt")
@@ -69,6 +70,7 @@ def _tokens(state: State, tokens: list[Any], count: int | list[int]) -> Response
 
 
 async def detokenize_text(request: Request, state: State, asked: DetokenizeRequest) -> Response:
+    """The text of token ids."""
     state.check_model(asked.model)
     lists, many = split_prompts(asked.tokens, "tokens")
     for tokens in lists:
