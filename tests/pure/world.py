@@ -12,6 +12,7 @@ from ramify.core.params import SamplingParams
 from ramify.engine.loop import Loop
 from ramify.schedule.budget import StepBudget
 from ramify.schedule.drafter import Drafter
+from ramify.schedule.guide import Guides
 from ramify.schedule.policy import make_policy
 from ramify.schedule.request import Request
 from ramify.schedule.scheduler import Scheduler
@@ -66,6 +67,7 @@ class World:
     executor_class: type[FakeExecutor] = FakeExecutor
     ledger_class: type[Ledger] = Ledger
     scheduler_class: type[Scheduler] = Scheduler
+    guides: Guides | None = None
     max_queued: int | None = None
     prove: bool = True
 
@@ -79,6 +81,8 @@ class World:
             eos_ids=[EOS],
             policy=make_policy(self.policy),
             drafter=self.drafter,
+            guides=self.guides,
+            guided_ahead=1 if self.depth <= 1 else 0,
             max_queued=self.max_queued,
         )
         self.engine_end, self.client = inproc()

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+COMPLETE = "complete"
+
 
 class Finish(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why a request stopped.
@@ -38,6 +40,16 @@ class Finish(msgspec.Struct, frozen=True, omit_defaults=True):
     @classmethod
     def stop(cls, matched: int | str) -> Finish:
         return cls(type="stop", matched=matched)
+
+    @classmethod
+    def complete(cls, token: int) -> Finish:
+        """Nothing may follow `token`, which is text like the ones before it."""
+        return cls(type="stop", matched=token, code=COMPLETE)
+
+    @property
+    def by_token(self) -> bool:
+        """A stop token ended it, which is no text."""
+        return self.type == "stop" and isinstance(self.matched, int) and self.code != COMPLETE
 
     @classmethod
     def at_length(cls, tokens: int) -> Finish:

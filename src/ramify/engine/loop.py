@@ -13,12 +13,13 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ramify.core.errors import UserError
 from ramify.core.finish import Finish
 from ramify.schedule.scheduler import Scheduler
 from ramify.wire.channel import EngineEnd
+from ramify.wire.masks import Masks
 from ramify.wire.messages import Abort, Answer, Control, Replies, Reply, Submit, ToEngine
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
@@ -39,8 +40,8 @@ class Executor(Protocol):
     def launch(self, plan: Plan) -> None:
         """Start the forward pass; returns before it is done."""
 
-    def sample(self, plan: Plan, constraints: Any) -> Pending:
-        """Enqueue sampling of the step launched last."""
+    def sample(self, plan: Plan, masks: Masks | None) -> Pending:
+        """Enqueue sampling of the step launched last, from allowed tokens only where rows have a mask."""
 
     def drain(self) -> None:
         """After an error: wait until nothing runs, and forget every step whose result was not asked for."""
@@ -191,11 +192,19 @@ class Loop:
         """Enqueue sampling of what is launched; recovery may have swept it away."""
         if self.flying and self.flying[-1].pending is None:
             flight = self.flying[-1]
-            flight.pending = self.executor.sample(flight.plan, self.constraints(flight.plan))
+            flight.pending = self.executor.sample(flight.plan, self.masks(flight.plan))
 
-    def constraints(self, plan: Plan) -> Any:
-        """What limits the tokens of this step: nothing yet, grammars later."""
-        return None
+    def masks(self, plan: Plan) -> Masks | None:
+        """Which tokens this step may sample, worked out while its forward pass runs. A request for which that cannot
+        be said ends, and it alone.
+        """
+        guided = self.scheduler.guided(plan)
+        if not guided:
+            return None
+        masks, failed = self.scheduler.guides.masks(guided)
+        ended = [self.scheduler.abort(rid, finish=Finish.abort(why, 400, "grammar")) for rid, why in failed.items()]
+        self.reply([reply for reply in ended if reply is not None])
+        return masks
 
     def settle(self) -> None:
         """Learn the oldest result."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ramify.cache.prefix import Match
 from ramify.cache.tree import pack
 from ramify.core.finish import Finish
+from ramify.schedule.guide import FREE, Guide
 from ramify.wire.messages import Reply, Submit
 from ramify.wire.result import TokenLogprobs
 
@@ -37,11 +38,14 @@ class Request:
         "choice",
         "computed",
         "epoch",
+        "expected",
         "finish",
         "finished_at",
         "first_token_at",
         "flying",
+        "guide",
         "id",
+        "jumped",
         "last_step",
         "lease",
         "lot",
@@ -68,12 +72,22 @@ class Request:
         "stride",
         "submitted_at",
         "tokens",
+        "told",
         "unsent",
         "wants",
         "yielding",
     )
 
-    def __init__(self, submit: Submit, *, order: int, max_new: int, stop_ids: frozenset[int], lot: float) -> None:
+    def __init__(
+        self,
+        submit: Submit,
+        *,
+        order: int,
+        max_new: int,
+        stop_ids: frozenset[int],
+        lot: float,
+        guide: Guide = FREE,
+    ) -> None:
         self.id = submit.rid
         self.origin = submit.origin
         self.params = submit.params
@@ -87,6 +101,7 @@ class Request:
         self.lot = lot  # drawn once, for the policy `random`
         self.max_new = max_new
         self.stop_ids = stop_ids
+        self.guide = guide
         self.tokens = list(submit.tokens)
         self.prompt_len = len(submit.tokens)
         self.prompt_key = pack(submit.tokens)
@@ -102,6 +117,9 @@ class Request:
         self.flying = 0  # rows in flight
         self.yielding = 0  # of these, rows that sample: a LOWER bound of the tokens on their way
         self.last_step = 0
+        self.told = 0  # tokens that its slot knows, or will when the steps in flight are done
+        self.jumped = 0  # tokens that were never sampled, because nothing else was allowed
+        self.expected = 0  # tokens on their way that are known already, because nothing else was allowed
         self.match: Match | None = None
         self.match_version = -1
 

@@ -24,6 +24,7 @@ from ramify.core.finish import Finish
 from ramify.schedule.budget import Reserve, StepBudget
 from ramify.schedule.drafter import Drafter, NoDrafter
 from ramify.schedule.gate import FollowTheLeader, Gate, Refuse, Wait
+from ramify.schedule.guide import FREE, Guided, Guides, NoGuides
 from ramify.schedule.policy import Fcfs, Policy
 from ramify.schedule.request import Request, Status
 from ramify.wire.messages import Reply, Submit
@@ -94,6 +95,8 @@ class Scheduler:
         policy: Policy | None = None,
         gates: Sequence[Gate] = (),
         drafter: Drafter | None = None,
+        guides: Guides | None = None,
+        guided_ahead: int = 1,
         max_queued: int | None = None,
         conservativeness: float = 1.0,
         preempt_above: int = 0,
@@ -107,6 +110,8 @@ class Scheduler:
         self.policy = policy or Fcfs()
         self.gates: list[Gate] = [FollowTheLeader(self, ledger.page_size), *gates]
         self.drafter = drafter or NoDrafter()
+        self.guides = guides or NoGuides()
+        self.guided_ahead = guided_ahead  # steps that a guided request may have in flight when it is planned
         self.max_queued = max_queued
         self.preempt_above = preempt_above
         self.observer = observer or NoObserver()
@@ -153,6 +158,7 @@ class Scheduler:
             max_new=self._fit(submit),
             stop_ids=eos.union(params.stop_token_ids or ()),
             lot=self._lots.random(),
+            guide=self.guides.guide(submit),
         )
         self._arrivals += 1
         self.requests[request.id] = request
@@ -254,12 +260,14 @@ class Scheduler:
                 or planned >= len(lease.pages) * page_size
                 or lease.granted < len(lease.pages)
                 or request.scored < request.prompt_len
+                or request.guide is not FREE
                 or not (no_drafts and request.max_new)
             ):
                 self._continue_one(draft, request, at)
             elif len(request.tokens) - request.prompt_len + request.yielding < request.max_new:
                 rows.append(Row(request.slot, request.epoch, 1, True))
                 request.planned = planned + 1
+                request.told += 1
                 request.flying += 1
                 request.yielding += 1
                 request.last_step = step
@@ -267,7 +275,9 @@ class Scheduler:
     def _continue_one(self, draft: _Draft, request: Request, behind: int) -> None:
         """A row for one request, if there is anything left to compute. Those from index `behind` on may give way."""
         left = len(request.tokens) - request.planned
-        if left > 1 and self.waiting and self.waiting[0].priority > request.priority:
+        if request.guide is not FREE and self._sits_out(request):
+            return
+        if request.planned < request.catch_up - 1 and self.waiting and self.waiting[0].priority > request.priority:
             draft.deferred.append(request)
             return
         if left > 1:
@@ -284,6 +294,13 @@ class Scheduler:
         if positions <= len(request.held.pages) * self.ledger.page_size or self._make_room(request, positions, behind):
             self._add_row(draft, request, 1 + len(drafts), request.max_new > 0, drafts)
 
+    def _sits_out(self, request: Request) -> bool:
+        """Whether a guided request waits for what is in flight. It has to where steps are planned too far ahead for its
+        masks, and it had better where half of its tokens are forced: then what follows is known without a step.
+        """
+        forced = request.wants is None and 0 < request.outputs <= 2 * request.jumped
+        return request.flying > (0 if forced else self.guided_ahead)
+
     def _continue_deferred(self, draft: _Draft) -> None:
         """Prompts under way whose turn came while somebody more important was waiting to be admitted."""
         for request in draft.deferred:
@@ -297,7 +314,8 @@ class Scheduler:
 
     def _add_chunk(self, draft: _Draft, request: Request, left: int, behind: int) -> None:
         """The next piece of a prompt: as much as the step and the pages allow."""
-        count = min(left, draft.allowance)
+        is_prompt = request.planned < request.catch_up
+        count = min(left, draft.allowance if is_prompt else max(draft.allowance, 1))
         if count <= 0:
             return
         lease = request.held
@@ -319,7 +337,10 @@ class Scheduler:
         if request.wants is not None and request.scored < request.prompt_len:
             score = max(request.wants.start, 1, first)
             score = score if score <= min(request.planned + count, request.prompt_len - 1) else -1
-        draft.rows.append(Row(request.slot, request.epoch, count, sample, drafts, score))
+        known = request.planned + count - len(drafts)
+        given = tuple(request.tokens[request.told : known])
+        draft.rows.append(Row(request.slot, request.epoch, count, sample, drafts, score, given))
+        request.told = max(request.told, known) + (1 + len(drafts) if sample else 0)
         request.planned += count
         request.flying += 1
         request.yielding += sample
@@ -342,7 +363,7 @@ class Scheduler:
         self._leave(request)
         request.status = Status.WAITING
         request.preempted += 1
-        request.computed = request.planned = request.flying = request.yielding = 0
+        request.computed = request.planned = request.flying = request.yielding = request.expected = 0
         request.match = None
         self.counts.preemptions += 1
         self.observer.preempted(request)
@@ -398,11 +419,19 @@ class Scheduler:
             verdict = self._ask_gates(request)
             if isinstance(verdict, Refuse):
                 self._refuse(request, verdict.error)
-            elif not isinstance(verdict, Wait):
+            elif not isinstance(verdict, Wait) and self._begin(request):
                 kept += self.reserve.tokens([request])
                 if not self._open(draft, request, kept):
                     self._short_for = request
                     break
+
+    def _begin(self, request: Request) -> bool:
+        """Whatever has to come first comes with the prompt. False if that is all that there is to say."""
+        if request.guide is not FREE and request.outputs == 0 and request.wants is None:
+            self._jump(request)
+        if request.finish is not None:
+            self._news.append(request.take_reply())
+        return request.finish is None
 
     def _ask_gates(self, request: Request) -> Wait | Refuse | None:
         for gate in self.gates:
@@ -425,7 +454,7 @@ class Scheduler:
         request.lease, request.epoch, request.slot = lease, self._epochs, self._free_slots.pop()
         request.status = Status.RUNNING
         request.computed = request.planned = lease.start
-        request.catch_up = len(request.tokens)
+        request.catch_up = request.told = len(request.tokens)
         self._slots[request.slot] = request
         self.waiting.remove(request)
         insort(self.running, request, key=_precedence)
@@ -461,7 +490,7 @@ class Scheduler:
         self._news.append(request.take_reply())
 
     def take_news(self) -> list[Reply]:
-        """Replies of requests that a gate refused while a plan was made."""
+        """Replies of requests that ended while a plan was made."""
         news, self._news = self._news, []
         return news
 
@@ -479,7 +508,7 @@ class Scheduler:
                 continue
             request.flying -= 1
             request.yielding -= row.sample
-            if special or row.count > 1 or request.computed < request.catch_up:
+            if special or row.count > 1 or request.computed < request.catch_up or request.guide is not FREE:
                 self._advance(request, row, result, index)
             else:
                 request.computed += 1
@@ -506,17 +535,40 @@ class Scheduler:
         if was_catching_up:
             known = min(request.computed, request.catch_up)
             self.ledger.publish(request.held, request.key(known), known)
-        taken = 0
-        while taken < len(tokens) and request.finish is None:
-            self._take_token(request, tokens[taken])
-            taken += 1
+        request.told -= rejected
+        taken = self._take(request, tokens)
         if scored is not None and scored.output is not None:
             request.add_output_logprobs(scored.output, taken)
         if request.max_new == 0 and request.computed >= request.prompt_len:
             self._end(request, Finish.at_length(0))
 
+    def _take(self, request: Request, tokens: list[int]) -> int:
+        """Append what was sampled, up to an end, and what has to follow it. Returns how many sampled ones count."""
+        taken = 0
+        while taken < len(tokens) and request.finish is None:
+            if request.expected:
+                request.expected -= 1  # it was known, and stands among the tokens already
+            else:
+                self._take_token(request, tokens[taken])
+            taken += 1
+        if taken and request.guide is not FREE and request.wants is None:
+            self._jump(request)
+        return taken
+
+    def _jump(self, request: Request) -> None:
+        """Take what its guide leaves no choice about. If a row is in flight, the first of it is what it will yield."""
+        if request.finish is not None or request.expected:
+            return
+        forced = request.guide.forced(request.remaining)
+        request.expected = min(len(forced), request.yielding)
+        request.jumped += len(forced)
+        for token in forced:
+            self._take_token(request, token)
+            if request.finish is not None:
+                return
+
     def _take_token(self, request: Request, token: int) -> None:
-        """Append a sampled token; it may be the last."""
+        """Append a token; it may be the last."""
         request.tokens.append(token)
         request.unsent.append(token)
         outputs = len(request.tokens) - request.prompt_len
@@ -524,10 +576,13 @@ class Scheduler:
         if outputs == 1:
             request.first_token_at = self.clock()
             self.observer.first_token(request)
+        ended = request.guide.take(token)
         if token in request.stop_ids:
             self._end(request, Finish.stop(token))
         elif outputs >= request.max_new:
             self._end(request, Finish.at_length(outputs))
+        elif ended:
+            self._end(request, Finish.complete(token))
 
     def _end(self, request: Request, finish: Finish) -> None:
         request.computed = min(request.computed, len(request.tokens))
@@ -565,6 +620,18 @@ class Scheduler:
                     self._suspects.add(request)
         self.ledger.settle(plans[-1].step)
         return replies
+
+    def guided(self, plan: Plan) -> list[Guided]:
+        """Rows of the plan made last that sample under a guide, as far as their requests still are where it left them.
+
+        What such a row is expected to yield stands at the position that follows all planned ones.
+        """
+        found = []
+        for index, row in enumerate(plan.rows):
+            request = self._slots[row.slot]
+            if row.sample and request is not None and request.epoch == row.epoch and request.guide is not FREE:
+                found.append(Guided(index, request, request.tokens[request.planned] if request.expected else None))
+        return found
 
     def _requests_of(self, plan: Plan) -> list[Request]:
         """The requests that a plan opened or computes and that are still where it left them."""

@@ -46,7 +46,7 @@ class TextStream:
         return said
 
     def _feed(self, tokens: Sequence[int], finish: Finish | None) -> str:
-        stop_token = finish is not None and finish.type == "stop" and bool(tokens)
+        stop_token = finish is not None and finish.by_token and bool(tokens)
         said = ""
         for token in tokens[:-1] if stop_token else tokens:
             said += self._say(self._detokenizer.step(token), 1)

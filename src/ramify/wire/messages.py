@@ -18,6 +18,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     `origin` is the API worker that gets the replies. `arrived` is CLOCK_MONOTONIC seconds. `max_new_tokens` is
     settled by the API process; where `may_shorten` it was a default and gives way to what the pool can hold.
     `salt` separates prefixes that must not be shared. A reply comes every `stride` tokens, at the end only if 0.
+    `notes` are byte strings of feature rooms, by name; each is written and read in its room only.
     """
 
     rid: str
@@ -33,6 +34,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     arrived: float = 0.0
     stride: int = 1
     logprobs: LogprobsWanted | None = None
+    notes: dict[str, bytes] = {}
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -46,9 +46,10 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Compute `count` positions of the request in `slot`.
 
     The first position is the device's own exact length; the tokens are the slot's own, of which the newest may have
-    been sampled by the step before and be unknown to the host. Then come `drafts`, guesses that are verified:
-    `count` includes them. With `sample`, the row reaches the end of what is known and yields 1 to 1 + len(drafts)
-    tokens. `logprobs_from` is the first prompt token to score in this row, -1 for none.
+    been sampled by the step before and be unknown to the host. Then come `given`, tokens that the host knows and the
+    slot does not (a grammar left no choice), and `drafts`, guesses that are verified: `count` includes both. With
+    `sample`, the row reaches the end of what is known and yields 1 to 1 + len(drafts) tokens. `logprobs_from` is the
+    first prompt token to score in this row, -1 for none.
     """
 
     slot: int
@@ -57,6 +58,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sample: bool
     drafts: tuple[int, ...] = ()
     logprobs_from: int = -1
+    given: tuple[int, ...] = ()
 
 
 class Grant(msgspec.Struct, frozen=True, array_like=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
 from ramify.worker.runner import Forwarded, Runner
@@ -36,9 +37,9 @@ class ThreadExecutor:
     def launch(self, plan: Plan) -> None:
         self._launched[plan.step] = self._pool.submit(self._forward, plan)
 
-    def sample(self, plan: Plan, constraints: object = None) -> ThreadPending:
+    def sample(self, plan: Plan, masks: Masks | None = None) -> ThreadPending:
         forwarded = self._launched.pop(plan.step)
-        future = self._pool.submit(self._sample, forwarded, constraints)
+        future = self._pool.submit(self._sample, forwarded, masks)
         self._waiting = [other for other in self._waiting if not other.done()]
         self._waiting.append(future)
         return ThreadPending(future)
@@ -59,6 +60,6 @@ class ThreadExecutor:
         with torch.inference_mode():
             return self._runner.forward(plan)
 
-    def _sample(self, forwarded: Future[Forwarded], constraints: object) -> StepResult:
+    def _sample(self, forwarded: Future[Forwarded], masks: Masks | None) -> StepResult:
         with torch.inference_mode():
-            return self._runner.sample(forwarded.result(), constraints)
+            return self._runner.sample(forwarded.result(), masks)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ramify.wire.masks import Masks
 from ramify.wire.plan import Opened, Plan, Row
 from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
 
@@ -56,11 +57,14 @@ class FakeExecutor:
         self.steps = 0
         self._queue: deque[Plan] = deque()
         self._results: dict[int, StepResult | Exception] = {}
+        self._allowed: dict[tuple[int, int], list[int]] = {}  # by step and row
 
     def launch(self, plan: Plan) -> None:
         self._queue.append(plan)
 
-    def sample(self, plan: Plan, constraints: object = None) -> FakePending:
+    def sample(self, plan: Plan, masks: Masks | None = None) -> FakePending:
+        for row, words in zip(masks.rows, masks.words, strict=True) if masks is not None else ():
+            self._allowed[plan.step, row] = [t for t in range(self.vocab) if words[t // 32] >> (t % 32) & 1]
         return FakePending(self, plan.step)
 
     def poison(self, pages: Iterable[int]) -> None:
@@ -100,7 +104,7 @@ class FakeExecutor:
         tokens: list[list[int]] = []
         logprobs: dict[int, RowLogprobs] = {}
         for index, row in enumerate(plan.rows):
-            tokens.append(self.compute(row))
+            tokens.append(self.compute(row, self._allowed.pop((plan.step, index), None)))
             if row.logprobs_from >= 0:
                 logprobs[index] = self.score(row)
         return StepResult(plan.step, tokens, logprobs, [copy.ticket for copy in plan.copies], {})
@@ -108,10 +112,11 @@ class FakeExecutor:
     def copy(self, source: int, target: int) -> None:
         self.memory[target] = list(self.memory[source])
 
-    def compute(self, row: Row) -> list[int]:
+    def compute(self, row: Row, allowed: list[int] | None = None) -> list[int]:
         slot = self.slots[row.slot]
         if slot.opened.epoch != row.epoch:
             self.damage.append(f"row of epoch {row.epoch} for a slot of epoch {slot.opened.epoch}")
+        slot.tokens += row.given
         known = len(slot.tokens)
         slot.tokens += row.drafts
         for position in range(slot.length, slot.length + row.count):
@@ -123,6 +128,8 @@ class FakeExecutor:
         given: list[int] = []
         for draft in (*row.drafts, None):
             token = next_token(self.read(slot, known + len(given)), self.vocab)
+            if allowed is not None:
+                token = allowed[token % len(allowed)]
             given.append(token)
             if token != draft:
                 break

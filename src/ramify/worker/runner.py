@@ -13,7 +13,9 @@ from ramify.memory.kv import KVPool
 from ramify.ops.attention import AttentionBackend
 from ramify.sampling.adjust import adjust
 from ramify.sampling.logprobs import BLOCK, join, score
+from ramify.sampling.masks import forbid
 from ramify.sampling.sampler import Sampled, sample
+from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
 from ramify.worker.inputs import make_batch
@@ -57,8 +59,8 @@ class Runner:
         if not plan.rows:
             return Forwarded(plan, None, None, {})
         for row in plan.rows:
-            if row.drafts:
-                self._write_drafts(row)
+            if row.drafts or row.given:
+                self._write_known(row)
         batch = make_batch(plan.rows, self.slots, self.pool, self.attention)
         hidden_TD = self.model(batch)
         return Forwarded(plan, batch, self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD))
@@ -83,10 +85,11 @@ class Runner:
                 self.pool.wipe(pages, held.broken_from % self.slots.page_size)
         self.slots.held.pop(slot, None)
 
-    def _write_drafts(self, row: Row) -> None:
-        """Guesses stand behind the last known token until they are verified."""
-        first = int(self.slots.lengths[row.slot]) + row.count - len(row.drafts)
-        self.slots.tokens[row.slot, first : first + len(row.drafts)] = torch.tensor(row.drafts)
+    def _write_known(self, row: Row) -> None:
+        """What the host gives stands behind the last token of the slot; guesses follow until they are verified."""
+        known = (*row.given, *row.drafts)
+        first = int(self.slots.lengths[row.slot]) + row.count - len(known)
+        self.slots.tokens[row.slot, first : first + len(known)] = torch.tensor(known)
 
     def _logits(self, plan: Plan, batch: Batch, hidden_TD: Tensor) -> Tensor | None:
         """fp32 logits of the last position of each row that samples, and of its drafts."""
@@ -120,7 +123,7 @@ class Runner:
 
     # -- sample ------------------------------------------------------------------------------------------------------
 
-    def sample(self, forwarded: Forwarded, constraints: object = None) -> StepResult:
+    def sample(self, forwarded: Forwarded, masks: Masks | None = None) -> StepResult:
         """Tokens of the step; slots learn them before the next step reads its inputs."""
         plan, batch = forwarded.plan, forwarded.batch
         tickets = [copy.ticket for copy in plan.copies]
@@ -130,7 +133,7 @@ class Runner:
         logprobs = {index: RowLogprobs(prompt=found) for index, found in forwarded.prompt.items()}
         faults: dict[int, str] = {}
         if forwarded.logits_SV is not None:
-            self._sample(plan, batch, forwarded.logits_SV, tokens, logprobs, faults)
+            self._sample(plan, batch, forwarded.logits_SV, masks, tokens, logprobs, faults)
         ends = [
             end - len(row.drafts) + max(len(given) - 1, 0)
             for row, end, given in zip(plan.rows, batch.lengths, tokens, strict=True)
@@ -143,6 +146,7 @@ class Runner:
         plan: Plan,
         batch: Batch,
         logits_SV: Tensor,
+        masks: Masks | None,
         tokens: list[list[int]],
         logprobs: dict[int, RowLogprobs],
         faults: dict[int, str],
@@ -158,6 +162,9 @@ class Runner:
                 special = self.slots.sampling.special.get(row.slot)
                 if special is not None:
                     adjust(logits_SV[at], special, self.slots.outputs(row.slot, position))
+        if masks is not None:
+            place = {index: at for at, (index, _, _) in enumerate(rows)}
+            forbid(logits_SV, [place[row] for row in masks.rows], masks.words)
         slots_S = torch.tensor([row.slot for _, row, _ in rows])
         positions_S = torch.tensor([position for _, _, position in rows])
         sampled = sample(logits_SV, self.slots.sampling, slots_S, positions_S)
