@@ -168,7 +168,7 @@ def test_prompts_ahead_do_not_starve_what_is_forced() -> None:
     """A forced run needs room in a step as a prompt does; a long prompt of higher precedence leaves it some."""
     world = World(depth=1, chunk=4, pool=1 << 14, guides=Toys())
     world.send(submit("guided", [1, 2, 3], 60, notes={"toy": b"60"}))
-    while not world.outcomes["guided"].tokens:
+    while len(world.outcomes["guided"].tokens) < 10:
         world.step()
     world.send(submit("long", list(range(10, 40)) * 40, 4, priority=1))
     world.drain()
