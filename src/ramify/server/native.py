@@ -99,6 +99,21 @@ REFUSED = {
     "positional_embed_overrides": "embeddings as input",
     "multi_item_delimiter_indices": "multi-item scoring",
     "token_indices_to_pool": "pooling",
+    "decode_tp_size": "disaggregation",
+    "disagg_prefill_dp_rank": "disaggregation",
+    "bootstrap_pair_key": "disaggregation",
+    "routed_experts_start_len": "mixture-of-experts models",
+    "sampling_logprobs_mode": "sampling masks",
+    "mm_hashes": "images",
+    "mm_content_hashes": "images",
+    "mm_processor_kwargs": "images",
+    "images_config": "images",
+    "image_max_dynamic_patch": "images",
+    "max_dynamic_patch": "images",
+    "min_dynamic_patch": "images",
+    "video_config": "videos",
+    "video_max_dynamic_patch": "videos",
+    "use_audio_in_video": "videos",
 }
 TAKES = Takes(GenerateRequest, NO_EFFECT, REFUSED)
 

@@ -109,6 +109,21 @@ class Delta(msgspec.Struct, kw_only=True):
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
+class CachedTokensDetails(msgspec.Struct, kw_only=True):
+    """Where cached prompt tokens were."""
+
+    device: int
+    host: int = 0
+
+
+class SglExt(msgspec.Struct, kw_only=True):
+    """SGLang's `sglext`: extras that were asked for."""
+
+    cached_tokens_details: CachedTokensDetails | UnsetType = UNSET
+    input_ids: list[int] | UnsetType = UNSET
+    output_ids: list[list[int]] | UnsetType = UNSET
+
+
 class ChatChoice(msgspec.Struct, kw_only=True):
     index: int
     message: Message
@@ -129,6 +144,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     choices: list[ChatChoice]
     usage: Usage
     metadata: Metadata
+    sglext: SglExt | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, kw_only=True):
@@ -146,6 +162,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
+    sglext: SglExt | UnsetType = UNSET
 
 
 class TextChoice(msgspec.Struct, kw_only=True):
@@ -167,6 +184,7 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     choices: list[TextChoice]
     usage: Usage
     metadata: Metadata
+    sglext: SglExt | UnsetType = UNSET
 
 
 class TextChunk(msgspec.Struct, kw_only=True):
@@ -176,6 +194,7 @@ class TextChunk(msgspec.Struct, kw_only=True):
     model: str
     choices: list[TextChoice]
     usage: Usage | None = None
+    sglext: SglExt | UnsetType = UNSET
 
 
 class ModelCard(msgspec.Struct, kw_only=True):

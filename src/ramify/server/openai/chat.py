@@ -6,11 +6,13 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 
 from ramify.core.errors import BadRequest, UserError
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.generation import Generation, News
+from ramify.engine.outputs import Shape
 from ramify.server.errors import stream_error
 from ramify.server.native import collect, news_of, rids_of
 from ramify.server.openai import common
@@ -22,10 +24,11 @@ from ramify.server.openai.answers import (
     ChunkChoice,
     Delta,
     Message,
+    SglExt,
     Usage,
 )
 from ramify.server.openai.common import SamplingFields
-from ramify.server.openai.conversation import Reasoning, encode
+from ramify.server.openai.conversation import Reasoning, Thinking, encode
 from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -41,6 +44,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     continue_final_message: bool = False
     reasoning_effort: str | None = None
     reasoning: Reasoning | None = None
+    thinking: bool | Thinking | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -48,19 +52,32 @@ class ChatRequest(SamplingFields, kw_only=True):
     response_format: dict[str, Any] | None = None
     separate_reasoning: bool = True
     stream_reasoning: bool = True
-    return_token_ids: bool = False
     return_prompt_token_ids: bool = False
+    return_meta_info: bool = False
+    return_input_ids_in_sglext: bool = False
+    return_output_ids_in_sglext: bool = False
 
 
 NO_EFFECT = common.NO_EFFECT | {
     "parallel_tool_calls": "there are no tools",
     "modalities": "the model writes text",
+    "prompt_cache_options": "the prefix cache decides by use",
+    "return_flat_raw_top_logprobs_b64": "it only says how flat log probabilities are written",
 }
 REFUSED = {
     **common.REFUSED,
     "functions": "tool calling",
     "audio": "audio",
     "prediction": "predicted outputs",
+    "function_call": "calls in the form that tools replaced",
+    "moderation": "moderation",
+    "return_flat_raw_output_top_logprobs": "flat log probabilities in chat answers",
+    "sampling_logprobs_mode": "sampling masks",
+    "task": "document tasks",
+    "max_dynamic_patch": "images",
+    "min_dynamic_patch": "images",
+    "video_config": "videos",
+    "use_audio_in_video": "videos",
     "web_search_options": "web search",
     "input_ids": "token ids in chat",
     "chat_template": "templates in requests",
@@ -133,6 +150,7 @@ class _Answer:
             choices=[self._choice(generation) for generation in generations],
             usage=common.usage(self._state, generations),
             metadata=common.metadata(self._state),
+            sglext=self._extension(generations),
         )
 
     def _choice(self, generation: Generation) -> ChatChoice:
@@ -148,12 +166,24 @@ class _Answer:
             choice.response_token_ids = generation.ids
         if self._asked.return_token_ids or self._asked.return_prompt_token_ids:
             choice.prompt_token_ids = generation.submit.tokens
+        if self._asked.return_meta_info:
+            version = self._state.resolved.settings.model.weight_version
+            choice.meta_info = Shape(self._state.tokenizer, version).whole(generation)["meta_info"]
         return choice
 
     def _logprobs(self, generation: Generation, first: int, last: int) -> ChatLogprobs | None:
         if not self._asked.logprobs or generation.output_logprobs is None:
             return None
         return common.chat_logprobs(self._state.words(), generation.output_logprobs, generation.ids, first, last)
+
+    def _extension(self, generations: list[Generation]) -> SglExt | UnsetType:
+        asked = self._asked
+        return common.extension(
+            generations,
+            cached=asked.return_cached_tokens_details,
+            prompt=asked.return_input_ids_in_sglext,
+            output=asked.return_output_ids_in_sglext,
+        )
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> ChatChunk:
         return ChatChunk(
@@ -175,6 +205,10 @@ class _Answer:
                     yield frame(self._chunk([choice], usage))
                 if news.finish is not None:
                     finished.append(news.generation)
+            if finished and (extension := self._extension(finished)) is not UNSET:
+                last = self._chunk([])
+                last.sglext = extension
+                yield frame(last)
             if options is not None and options.include_usage:
                 yield frame(self._chunk([], common.usage(self._state, finished)))
         except UserError as e:

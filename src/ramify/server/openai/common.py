@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
@@ -13,9 +14,11 @@ from ramify.engine.generation import Generation
 from ramify.server.ask import check_priority, salt_of
 from ramify.server.openai.answers import (
     CachedTokens,
+    CachedTokensDetails,
     ChatLogprobs,
     CompletionDetails,
     Metadata,
+    SglExt,
     TextLogprobs,
     TokenLogprob,
     TopLogprob,
@@ -63,6 +66,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     priority: int | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
+    return_token_ids: bool = False
+    return_cached_tokens_details: bool = False
 
     @property
     def streams(self) -> bool:
@@ -101,6 +106,11 @@ REFUSED = {
     "data_parallel_rank": "data parallelism",
     "routed_dp_rank": "data parallelism",
     "watermark": "watermarks",
+    "images_config": "images",
+    "mm_processor_kwargs": "images",
+    "disagg_prefill_dp_rank": "disaggregation",
+    "routed_experts_start_len": "mixture-of-experts models",
+    "return_spec_tokens_details": "speculative decoding",
 }
 
 
@@ -169,6 +179,18 @@ def usage(state: State, generations: Sequence[Generation], reasoning: int = 0) -
         prompt_tokens_details=cached if state.resolved.settings.server.enable_cache_report else None,
         reasoning_tokens=reasoning,
         completion_tokens_details=CompletionDetails(reasoning) if reasoning else None,
+    )
+
+
+def extension(generations: Sequence[Generation], *, cached: bool, prompt: bool, output: bool) -> SglExt | UnsetType:
+    """SGLang's `sglext`: only what was asked for, and nothing if that is nothing."""
+    if not (cached or prompt or output):
+        return UNSET
+    first = generations[0]
+    return SglExt(
+        cached_tokens_details=CachedTokensDetails(device=first.cached) if cached else UNSET,
+        input_ids=list(first.submit.tokens) if prompt else UNSET,
+        output_ids=[list(generation.ids) for generation in generations] if output else UNSET,
     )
 
 

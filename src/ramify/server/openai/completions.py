@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 
 from ramify.core.errors import BadRequest, UserError
@@ -17,7 +17,7 @@ from ramify.server.ask import split_prompts, tokenize
 from ramify.server.errors import stream_error
 from ramify.server.native import collect, news_of, rids_of
 from ramify.server.openai import common
-from ramify.server.openai.answers import TextChoice, TextChunk, TextCompletion, TextLogprobs, Usage
+from ramify.server.openai.answers import SglExt, TextChoice, TextChunk, TextCompletion, TextLogprobs, Usage
 from ramify.server.openai.common import SamplingFields
 from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
 from ramify.server.state import State
@@ -32,7 +32,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
     max_tokens: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
-    return_token_ids: bool = False
 
 
 REFUSED = {
@@ -109,7 +108,12 @@ class _Answer:
             choices=choices,
             usage=common.usage(self._state, generations),
             metadata=common.metadata(self._state),
+            sglext=self._extension(generations),
         )
+
+    def _extension(self, generations: list[Generation]) -> SglExt | UnsetType:
+        cached = self._asked.return_cached_tokens_details
+        return common.extension(generations, cached=cached, prompt=False, output=False)
 
     def _chunk(self, choices: list[TextChoice], usage: Usage | None = None) -> TextChunk:
         return TextChunk(
@@ -177,6 +181,10 @@ class _Answer:
                     finished.append(generation)
                 each = options is not None and options.continuous_usage_stats
                 yield frame(self._chunk([choice], common.usage(self._state, [generation]) if each else None))
+            if finished and (extension := self._extension(finished)) is not UNSET:
+                last = self._chunk([])
+                last.sglext = extension
+                yield frame(last)
             if options is not None and options.include_usage:
                 yield frame(self._chunk([], common.usage(self._state, finished)))
         except UserError as e:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -64,6 +64,12 @@ class Reasoning(msgspec.Struct, kw_only=True):
     enabled: bool | None = None
 
 
+class Thinking(msgspec.Struct, kw_only=True):
+    """`thinking` as Anthropic and DeepSeek write it."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+
+
 class Conversation(Protocol):
     """The fields of a request that make its prompt."""
 
@@ -74,6 +80,7 @@ class Conversation(Protocol):
     continue_final_message: bool
     reasoning_effort: str | None
     reasoning: Reasoning | None
+    thinking: bool | Thinking | None
 
 
 def template_of(state: State) -> ChatTemplate:
@@ -122,6 +129,8 @@ def template_arguments(asked: Conversation) -> dict[str, Any]:
     reasoning = asked.reasoning or Reasoning()
     effort = asked.reasoning_effort or reasoning.effort
     thinks = False if effort == "none" else reasoning.enabled
+    if asked.thinking is not None:
+        thinks = asked.thinking if isinstance(asked.thinking, bool) else asked.thinking.type != "disabled"
     if effort is not None:
         more.setdefault("reasoning_effort", effort)
     if thinks is not None:

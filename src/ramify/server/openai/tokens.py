@@ -12,7 +12,7 @@ from ramify.core.errors import BadRequest
 from ramify.engine.ask import check_ids
 from ramify.server.ask import split_prompts, tokenize
 from ramify.server.openai.answers import Text, Tokens
-from ramify.server.openai.conversation import Reasoning, encode, read_tools
+from ramify.server.openai.conversation import Reasoning, Thinking, encode, read_tools
 from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -30,6 +30,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     continue_final_message: bool = False
     reasoning_effort: str | None = None
     reasoning: Reasoning | None = None
+    thinking: bool | Thinking | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool | None = None
 
