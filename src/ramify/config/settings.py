@@ -28,8 +28,8 @@ class ModelSettings:
     skip_tokenizer_init: bool = setting(False, "No tokenizer: prompts and answers are token ids.")
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     served_model_name: str | None = setting(None, "Name in /v1/models and in answers. Default: the model path.")
-    load_format: Literal["auto", "safetensors", "dummy"] = setting(
-        "auto", "dummy: random weights, from config.json alone."
+    load_format: Literal["auto", "safetensors", "dummy", "none"] = setting(
+        "auto", "dummy: random weights, from config.json alone. none: no model, made-up tokens at once."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float", "half"] = setting(
         "auto", "Type of weights and activations. auto: the checkpoint's, where this machine computes it fast."

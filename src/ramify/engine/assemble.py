@@ -15,6 +15,7 @@ from ramify.schedule.budget import StepBudget
 from ramify.schedule.policy import make_policy
 from ramify.schedule.scheduler import Scheduler
 from ramify.wire.channel import EngineEnd
+from ramify.worker.null import NullExecutor
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
 
 def make_executor(resolved: Resolved, progress: Progress | None = None) -> Executor:
     """The model on its device. Torch is imported here and not before."""
+    if resolved.settings.model.load_format == "none":
+        return NullExecutor(resolved.model.vocab)
     import torch
 
     from ramify.layers.build import Build

@@ -14,7 +14,7 @@ from ramify.models.registry import family_of
 
 def prepare(settings: Settings) -> Resolved:
     """Find the model, look at its files, decide. Imports no torch, and takes well under a second for a local model."""
-    dummy = settings.model.load_format == "dummy"
+    dummy = settings.model.load_format in ("dummy", "none")
     folder = locate(settings.model.model_path, settings.model.revision, weights=not dummy)
     model = read_config(folder)
     family_of(model)
