@@ -105,14 +105,14 @@ class Client:
                 self.abort(generation)
 
     @staticmethod
-    def into(inbox: asyncio.Queue[News]) -> Deliver:
-        """A `deliver` that fills a queue of the running event loop."""
-        return _InLoop(asyncio.get_running_loop(), inbox.put_nowait)
+    def into(put: Deliver) -> Deliver:
+        """A `deliver` that calls `put` in the running event loop."""
+        return _InLoop(asyncio.get_running_loop(), put)
 
     async def stream(self, ask: Ask, text: bool = True) -> AsyncIterator[News]:
         """The same in an event loop. Leaving early aborts what is left."""
         inbox: asyncio.Queue[News] = asyncio.Queue()
-        open_now = self.open(ask, self.into(inbox), text)
+        open_now = self.open(ask, self.into(inbox.put_nowait), text)
         ended = 0
         try:
             while ended < len(open_now):

@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from ramify.core.finish import Finish
 from ramify.text.stream import TextStream
 from ramify.wire.messages import Reply, Submit
 from ramify.wire.result import TokenLogprobs
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(msgspec.Struct, gc=False):
     """What came in at once: new text, and how many tokens there are now."""
 
     generation: Generation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -13,15 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import ramify
-from ramify.core.errors import BadRequest, UserError
+from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, check_rid, new_rid
-from ramify.engine.engine import info_of, raise_if_failed
+from ramify.engine.engine import info_of
 from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Flat, Shape
 from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
-from ramify.server.errors import stream_error
-from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
+from ramify.server.feed import Feed, collect
+from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -126,8 +125,7 @@ async def generate(request: Request, state: State, asked: GenerateRequest) -> An
     many = batch or len(asks) > 1 or asks[0].params.n > 1
     if asked.stream:
         keep_alive = state.resolved.settings.server.keep_alive_interval
-        news = await Ahead(news_of(state, asks)).look(keep_alive)
-        return EventStream(_frames(state, news, asks, shape, many), news, keep_alive)
+        return await EventStream.over(_Frames(state, asks, shape, many), Feed(state, asks), keep_alive)
     generations = await collect(state, asks)
     outputs = [_output(shape, generation, asked) for generation in generations]
     return as_json(outputs if many else outputs[0])
@@ -217,58 +215,35 @@ def _rids(rid: Any, count: int, batch: bool) -> list[str]:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-async def news_of(state: State, asks: list[Ask], text: bool = True) -> AsyncGenerator[News, None]:
-    """News of several requests as they come. Leaving early, or an error, aborts all that still run."""
-    inbox: asyncio.Queue[News] = asyncio.Queue()
-    deliver = state.client.into(inbox)
-    opened: list[Generation] = []
-    try:
-        for ask in asks:
-            opened += state.client.open(ask, deliver, text)
-        waiting = len(opened)
-        while waiting:
-            news = await inbox.get()
-            raise_if_failed(news)
-            waiting -= news.finish is not None
-            yield news
-    finally:
-        for generation in opened:
-            state.client.abort(generation)
-
-
-async def collect(state: State, asks: list[Ask]) -> list[Generation]:
-    """All generations, finished, in the order of the prompts and of their choices."""
-    place: dict[str, Generation] = {}
-    async for news in news_of(state, asks):
-        if news.finish is not None:
-            place[news.generation.submit.rid] = news.generation
-    return [place[rid] for ask in asks for rid in rids_of(ask)]
-
-
 def rids_of(ask: Ask) -> list[str]:
     """The ids of a request's choices."""
     return [ask.rid] if ask.params.n == 1 else [f"{ask.rid}_{choice}" for choice in range(ask.params.n)]
 
 
-async def _frames(
-    state: State, source: Ahead[News], asks: list[Ask], shape: Shape, many: bool
-) -> AsyncGenerator[bytes, None]:
+class _Frames:
     """Cumulative, or with --incremental-streaming-output what is new."""
-    deltas = state.resolved.settings.server.incremental_streaming_output
-    index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
-    sent = dict.fromkeys(index, 0)
-    try:
-        async for news in source:
-            rid = news.generation.submit.rid
-            first, text = (sent[rid], news.text) if deltas else (0, news.generation.text[: news.said])
-            sent[rid] = news.tokens
-            output = shape.part(news.generation, first, news.tokens, text)
-            if many:
-                output["index"] = index[rid]
-            yield frame(output)
-    except UserError as e:
-        yield frame(stream_error(e))
-    yield DONE
+
+    def __init__(self, state: State, asks: list[Ask], shape: Shape, many: bool) -> None:
+        self._deltas = state.resolved.settings.server.incremental_streaming_output
+        self._index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
+        self._sent = dict.fromkeys(self._index, 0)
+        self._shape = shape
+        self._many = many
+
+    def begin(self) -> bytes:
+        return b""
+
+    def news(self, news: News) -> bytes:
+        rid = news.generation.submit.rid
+        first, text = (self._sent[rid], news.text) if self._deltas else (0, news.generation.text[: news.said])
+        self._sent[rid] = news.tokens
+        output = self._shape.part(news.generation, first, news.tokens, text)
+        if self._many:
+            output["index"] = self._index[rid]
+        return frame(output)
+
+    def end(self) -> bytes:
+        return b""
 
 
 # -- information -------------------------------------------------------------------------------------------------------

@@ -1,17 +1,19 @@
-"""Server-sent events: one frame per piece of news, comments while there is none, an end when the client has left."""
+"""Server-sent events: one event per piece of news, comments while there is none, an end when the client has left."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-T = TypeVar("T")
+from ramify.core.errors import UserError
+from ramify.engine.generation import News
+from ramify.server.errors import stream_error
+from ramify.server.feed import Feed
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -25,6 +27,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def frame(value: Any) -> bytes:
+    """One event."""
     return b"data: " + _encode(value) + b"\n\n"
 
 
@@ -33,55 +36,39 @@ def as_json(value: Any) -> Response:
     return Response(_encode(value), media_type="application/json")
 
 
-class Ahead(Generic[T]):
-    """An async generator whose first item, or first error, is there before the response begins.
+class Frames(Protocol):
+    """How the answer of a route is told in events. Each returns any number of them, joined."""
 
-    So what the engine refuses at once is refused with its own status, and not inside a stream that said 200.
-    """
+    def begin(self) -> bytes: ...
 
-    def __init__(self, items: AsyncGenerator[T, None]) -> None:
-        self._items = items
-        self._first: asyncio.Future[T | None] | None = None
+    def news(self, news: News) -> bytes: ...
 
-    async def look(self, seconds: float) -> Ahead[T]:
-        """Wait for the first item, but not for ever; raises what it raises."""
-        self._first = asyncio.ensure_future(anext(self._items, None))
-        try:
-            await asyncio.wait((self._first,), timeout=seconds)
-            if self._first.done():
-                self._first.result()
-        except BaseException:
-            await self.aclose()
-            raise
-        return self
-
-    async def __aiter__(self) -> AsyncIterator[T]:
-        assert self._first is not None, "look() comes first"
-        item = await self._first
-        if item is not None:
-            yield item
-            async for item in self._items:
-                yield item
-
-    async def aclose(self) -> None:
-        """End the generator, wherever it stands."""
-        if self._first is not None and not self._first.done():
-            self._first.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._first
-        await self._items.aclose()
+    def end(self) -> bytes:
+        """Before the `[DONE]`."""
 
 
 class EventStream:
-    """An ASGI response. `source`, from which `frames` are made, is closed as soon as the client is gone."""
+    """An ASGI response. When the client is gone, or the end has come, `feed` is closed."""
 
     status_code = 200
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], source: Ahead[Any], keep_alive: float) -> None:
+    def __init__(self, frames: Frames, feed: Feed, keep_alive: float) -> None:
         self._frames = frames
-        self._source = source
+        self._feed = feed
         self._keep_alive = keep_alive
         self.headers: list[tuple[bytes, bytes]] = list(HEADERS)
+
+    @classmethod
+    async def over(cls, frames: Frames, feed: Feed, keep_alive: float) -> EventStream:
+        """A response whose first news, or first error, is there before it begins, if it comes within `keep_alive` s:
+        what the engine refuses at once is refused with its own status, and not inside a stream that said 200.
+        """
+        try:
+            await feed.wait(keep_alive)
+        except BaseException:
+            feed.close()
+            raise
+        return cls(frames, feed, keep_alive)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(send))
@@ -95,26 +82,30 @@ class EventStream:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, OSError):
                     await task
-            await self._frames.aclose()
-            await self._source.aclose()
+            self._feed.close()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.headers})
-        coming = asyncio.ensure_future(anext(self._frames, None))
+        first = self._frames.begin()
+        if first:
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+        last = await self._send_news(send)
+        await send({"type": "http.response.body", "body": last + DONE, "more_body": False})
+
+    async def _send_news(self, send: Send) -> bytes:
+        """Events as there is news of them, many in one write where they came together. Returns what comes last."""
+        feed, render = self._feed, self._frames.news
         try:
-            while True:
-                done, _ = await asyncio.wait((coming,), timeout=self._keep_alive)
-                chunk = coming.result() if done else KEEP_ALIVE
-                if chunk is None:
-                    break
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                if done:
-                    coming = asyncio.ensure_future(anext(self._frames, None))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await coming
+            while feed.left:
+                if await feed.wait(self._keep_alive):
+                    body = b"".join([render(news) for news in feed.take()])
+                else:
+                    body = KEEP_ALIVE
+                if body:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            return self._frames.end()
+        except UserError as e:
+            return frame(stream_error(e))
 
 
 async def disconnected(receive: Receive) -> None:

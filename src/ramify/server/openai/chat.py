@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 
-from ramify.core.errors import BadRequest, UserError
+from ramify.core.errors import BadRequest
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Shape
-from ramify.server.errors import stream_error
-from ramify.server.native import collect, news_of, rids_of
+from ramify.server.feed import Feed, collect
+from ramify.server.native import rids_of
 from ramify.server.openai import common
 from ramify.server.openai.answers import (
     ChatChoice,
@@ -29,7 +29,7 @@ from ramify.server.openai.answers import (
 )
 from ramify.server.openai.common import SamplingFields
 from ramify.server.openai.conversation import Reasoning, Thinking, encode
-from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
+from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
@@ -97,8 +97,7 @@ async def create(request: Request, state: State, asked: ChatRequest) -> Any:
     answer = _Answer(state, asked, ask)
     if asked.streams:
         keep_alive = state.resolved.settings.server.keep_alive_interval
-        news = await Ahead(news_of(state, [ask])).look(keep_alive)
-        return EventStream(answer.frames(news), news, keep_alive)
+        return await EventStream.over(answer, Feed(state, [ask]), keep_alive)
     return as_json(answer.whole(await collect(state, [ask])))
 
 
@@ -141,6 +140,8 @@ class _Answer:
         self._index = {rid: number for number, rid in enumerate(rids_of(ask))}
         self._id = ask.rid
         self._created = int(time.time())
+        self._sent: dict[str, int] = {}  # tokens told of, by request
+        self._finished: list[Generation] = []
 
     def whole(self, generations: list[Generation]) -> ChatCompletion:
         return ChatCompletion(
@@ -190,33 +191,34 @@ class _Answer:
             id=self._id, created=self._created, model=self._state.resolved.served_name, choices=choices, usage=usage
         )
 
-    async def frames(self, source: Ahead[News]) -> AsyncGenerator[bytes, None]:
-        """The role of each choice, its content, its finish; then usage if asked for, and [DONE]."""
-        options = self._asked.stream_options
-        sent: dict[str, int] = {}
-        finished: list[Generation] = []
-        try:
-            for index in self._index.values():
-                yield frame(self._chunk([ChunkChoice(index=index, delta=Delta(role="assistant", content=""))]))
-            async for news in source:
-                for choice in self._news(news, sent):
-                    each = options is not None and options.continuous_usage_stats
-                    usage = common.usage(self._state, [news.generation]) if each else None
-                    yield frame(self._chunk([choice], usage))
-                if news.finish is not None:
-                    finished.append(news.generation)
-            if finished and (extension := self._extension(finished)) is not UNSET:
-                last = self._chunk([])
-                last.sglext = extension
-                yield frame(last)
-            if options is not None and options.include_usage:
-                yield frame(self._chunk([], common.usage(self._state, finished)))
-        except UserError as e:
-            yield frame(stream_error(e))
-        yield DONE
+    # -- in events -----------------------------------------------------------------------------------------------------
 
-    def _news(self, news: News, sent: dict[str, int]) -> Iterator[ChunkChoice]:
-        generation = news.generation
+    def begin(self) -> bytes:
+        """The role of each choice."""
+        opening = Delta(role="assistant", content="")
+        return b"".join(frame(self._chunk([ChunkChoice(index=i, delta=opening)])) for i in self._index.values())
+
+    def news(self, news: News) -> bytes:
+        options = self._asked.stream_options
+        each = options is not None and options.continuous_usage_stats
+        usage = common.usage(self._state, [news.generation]) if each else None
+        if news.finish is not None:
+            self._finished.append(news.generation)
+        return b"".join([frame(self._chunk([choice], usage)) for choice in self._choices(news)])
+
+    def end(self) -> bytes:
+        """SGLang's extension and the usage, if they were asked for."""
+        options, last = self._asked.stream_options, b""
+        if (extension := self._extension(self._finished)) is not UNSET:
+            chunk = self._chunk([])
+            chunk.sglext = extension
+            last = frame(chunk)
+        if options is not None and options.include_usage:
+            last += frame(self._chunk([], common.usage(self._state, self._finished)))
+        return last
+
+    def _choices(self, news: News) -> Iterator[ChunkChoice]:
+        generation, sent = news.generation, self._sent
         rid = generation.submit.rid
         index, first = self._index[rid], sent.get(rid, 0)
         logprobs = self._logprobs(generation, first, news.tokens) if news.tokens > first else None

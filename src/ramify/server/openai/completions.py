@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 
-from ramify.core.errors import BadRequest, UserError
+from ramify.core.errors import BadRequest
 from ramify.core.finish import Finish
 from ramify.engine.ask import Ask, check_rid, new_rid
 from ramify.engine.generation import Generation, News
 from ramify.server.ask import split_prompts, tokenize
-from ramify.server.errors import stream_error
-from ramify.server.native import collect, news_of, rids_of
+from ramify.server.feed import Feed, collect
+from ramify.server.native import rids_of
 from ramify.server.openai import common
 from ramify.server.openai.answers import SglExt, TextChoice, TextChunk, TextCompletion, TextLogprobs, Usage
 from ramify.server.openai.common import SamplingFields
-from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
+from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
 from ramify.wire.result import TokenLogprobs
@@ -50,8 +49,7 @@ async def create(request: Request, state: State, asked: CompletionRequest) -> An
     answer = _Answer(state, asked, asks)
     if asked.streams:
         keep_alive = state.resolved.settings.server.keep_alive_interval
-        news = await Ahead(news_of(state, asks)).look(keep_alive)
-        return EventStream(answer.frames(news), news, keep_alive)
+        return await EventStream.over(answer, Feed(state, asks), keep_alive)
     return as_json(answer.whole(await collect(state, asks)))
 
 
@@ -95,6 +93,8 @@ class _Answer:
         self._index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
         self._id = asks[0].rid if len(asks) == 1 else asks[0].rid.rpartition("_")[0]
         self._created = int(time.time())
+        self._sent: dict[str, int] = {}  # tokens told of, by request
+        self._finished: list[Generation] = []
 
     def whole(self, generations: list[Generation]) -> TextCompletion:
         choices = []
@@ -162,34 +162,35 @@ class _Answer:
             offset += sum(len(self._state.words().token_text(token)) for token in generation.submit.tokens)
         return common.text_logprobs(self._state.words(), ids, values, tops, offset)
 
-    async def frames(self, source: Ahead[News]) -> AsyncGenerator[bytes, None]:
-        """Chunks in OpenAI's order: text, the finish of each choice, usage if asked for, and [DONE]."""
-        options = self._asked.stream_options
-        sent: dict[str, int] = {}
-        finished: list[Generation] = []
-        try:
-            async for news in source:
-                generation = news.generation
-                rid = generation.submit.rid
-                begins = rid not in sent
-                if not (news.text or news.finish or self._asked.logprobs is not None or begins):
-                    continue
-                text = (self._echo(generation) if begins else "") + news.text
-                choice = self._choice(generation, sent.get(rid, 0), news.tokens, text, begins, news.finish)
-                sent[rid] = news.tokens
-                if news.finish is not None:
-                    finished.append(generation)
-                each = options is not None and options.continuous_usage_stats
-                yield frame(self._chunk([choice], common.usage(self._state, [generation]) if each else None))
-            if finished and (extension := self._extension(finished)) is not UNSET:
-                last = self._chunk([])
-                last.sglext = extension
-                yield frame(last)
-            if options is not None and options.include_usage:
-                yield frame(self._chunk([], common.usage(self._state, finished)))
-        except UserError as e:
-            yield frame(stream_error(e))
-        yield DONE
+    # -- in events -----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> bytes:
+        return b""
+
+    def news(self, news: News) -> bytes:
+        generation, options = news.generation, self._asked.stream_options
+        rid = generation.submit.rid
+        begins = rid not in self._sent
+        if not (news.text or news.finish or self._asked.logprobs is not None or begins):
+            return b""
+        text = (self._echo(generation) if begins else "") + news.text
+        choice = self._choice(generation, self._sent.get(rid, 0), news.tokens, text, begins, news.finish)
+        self._sent[rid] = news.tokens
+        if news.finish is not None:
+            self._finished.append(generation)
+        each = options is not None and options.continuous_usage_stats
+        return frame(self._chunk([choice], common.usage(self._state, [generation]) if each else None))
+
+    def end(self) -> bytes:
+        """SGLang's extension and the usage, if they were asked for."""
+        options, last = self._asked.stream_options, b""
+        if (extension := self._extension(self._finished)) is not UNSET:
+            chunk = self._chunk([])
+            chunk.sglext = extension
+            last = frame(chunk)
+        if options is not None and options.include_usage:
+            last += frame(self._chunk([], common.usage(self._state, self._finished)))
+        return last
 
 
 def _tops(scored: TokenLogprobs, first: int, last: int, wanted: bool) -> list[Any]:

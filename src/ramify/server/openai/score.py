@@ -15,7 +15,7 @@ from ramify.core.params import SamplingParams
 from ramify.engine.ask import MAX_IDS, Ask, check_ids, new_rid
 from ramify.engine.generation import Generation
 from ramify.server.ask import MAX_PROMPTS, tokenize
-from ramify.server.native import collect
+from ramify.server.feed import collect
 from ramify.server.openai.answers import Scores, Usage
 from ramify.server.sse import as_json
 from ramify.server.state import State

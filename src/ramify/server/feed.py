@@ -1,0 +1,88 @@
+"""News of a request's generations, from the thread that receives them to the coroutine that answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ramify.engine.ask import Ask
+from ramify.engine.engine import raise_if_failed
+from ramify.engine.generation import Generation, News
+from ramify.server.state import State
+
+
+class Feed:
+    """Opens `asks` and hands out their news in the event loop. Closing it aborts whatever still runs.
+
+    `text`: news have text. Made and used by one coroutine; only `_put` is called by others, in the same loop.
+    """
+
+    def __init__(self, state: State, asks: Sequence[Ask], text: bool = True) -> None:
+        self._state = state
+        self._loop = asyncio.get_running_loop()
+        self._news: list[News] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self.generations: list[Generation] = []
+        deliver = state.client.into(self._put)
+        try:
+            for ask in asks:
+                self.generations += state.client.open(ask, deliver, text)
+        except BaseException:
+            self.close()
+            raise
+        self.left = len(self.generations)  # that have not ended
+
+    def _put(self, news: News) -> None:
+        self._news.append(news)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, silence: float | None = None) -> bool:
+        """Until there is news; False after `silence` seconds without any. Raises the error of a generation that failed
+        before anything else was said.
+        """
+        if not self._news:
+            self._waiter = self._loop.create_future()
+            timer = None if silence is None else self._loop.call_later(silence, _give_up, self._waiter)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        if self._news:
+            raise_if_failed(self._news[0])
+        return bool(self._news)
+
+    def take(self) -> list[News]:
+        """What there is now, up to the first failure, which is raised by the `wait` that follows."""
+        taken, self._news = self._news, []
+        for at, news in enumerate(taken):
+            if news.finish is not None:
+                if news.finish.is_error:
+                    taken, self._news = taken[:at], taken[at:]
+                    break
+                self.left -= 1
+        return taken
+
+    def close(self) -> None:
+        """Nobody is interested any more."""
+        for generation in self.generations:
+            self._state.client.abort(generation)
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def collect(state: State, asks: Sequence[Ask]) -> list[Generation]:
+    """All generations, finished, in the order of the prompts and of their choices."""
+    feed = Feed(state, asks)
+    try:
+        while feed.left:
+            await feed.wait()
+            feed.take()
+    finally:
+        feed.close()
+    return feed.generations
