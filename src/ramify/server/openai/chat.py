@@ -88,6 +88,8 @@ TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED)
 async def create(request: Request, state: State, asked: ChatRequest) -> Any:
     """The next message of a conversation: OpenAI's chat completions, with SGLang's extensions."""
     state.check_open()
+    if asked.tools:
+        raise BadRequest("tools needs tool calling, which this version of ramify does not have", param="tools")
     if asked.tool_choice not in (None, "none", "auto"):
         raise BadRequest(
             "tool_choice needs tool calling, which this version of ramify does not have", param="tool_choice"
