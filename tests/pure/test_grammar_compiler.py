@@ -1,0 +1,381 @@
+"""Compiling: off the loop, cached in bounds, and stopped where it takes too long. Nothing hostile hurts another."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from grammars import encode, json_schema, library, start, text_of, vocabulary
+
+from ramify.core.errors import InternalError, Overloaded
+from ramify.grammar.compiler import Compiled, Compiler, Options
+from ramify.grammar.constraint import NOTE, Constraint, GrammarError, GrammarFault
+from ramify.grammar.constraint import encode as to_wire
+from ramify.grammar.gate import Grammars
+from ramify.grammar.probe import Probe, Stopped
+from ramify.schedule.gate import GO, Refuse, Wait
+
+PATIENCE = 60.0  # seconds that a test waits for a thread on a busy machine
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[Compiler]:
+    made = Compiler(vocabulary)
+    yield made
+    made.close()
+
+
+def settle(entry: Compiled) -> Compiled:
+    deadline = time.monotonic() + PATIENCE
+    while not entry.done:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return entry
+
+
+def compiled(compiler: Compiler, constraint: Constraint) -> Compiled:
+    return settle(compiler.request(to_wire(constraint)))
+
+
+# -- hostile grammars ------------------------------------------------------------------------------------------------
+
+
+def nested(depth: int, keyword: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(depth):
+        schema = {keyword: [schema, {"type": "object", "properties": {"a": schema}, "required": ["a"]}]}
+    return schema
+
+
+def chain(length: int, step: Any) -> dict[str, Any]:
+    """Definitions of which each uses the one before it twice."""
+    names: dict[str, Any] = {"a0": {"type": "integer"}}
+    for n in range(1, length):
+        names[f"a{n}"] = step({"$ref": f"#/$defs/a{n - 1}"})
+    return {"$defs": names, "$ref": f"#/$defs/a{length - 1}"}
+
+
+def products(count: int) -> dict[str, Any]:
+    choices = [[{"properties": {f"p{i}_{j}": {"minimum": j}}} for j in range(4)] for i in range(count)]
+    return {"type": "object", "allOf": [{"anyOf": some} for some in choices]}
+
+
+HOSTILE = {
+    "deep nesting": json_schema(nested(20, "items")),
+    "exponential oneOf": json_schema(nested(10, "oneOf")),
+    "exponential anyOf": json_schema(nested(11, "anyOf")),
+    "product of anyOf": json_schema(products(12)),
+    "doubling references": json_schema(chain(60, lambda ref: {"type": "array", "prefixItems": [ref, ref]})),
+    "doubling allOf": json_schema(chain(40, lambda ref: {"allOf": [ref, ref]})),
+    "doubling anyOf": json_schema(chain(40, lambda ref: {"anyOf": [ref, {"type": "array", "items": ref}]})),
+    "huge enum": json_schema({"enum": [f"value {n * 7919}" for n in range(9_999)]}),
+    "huge object": json_schema({"type": "object", "properties": {f"p{n}": {} for n in range(9_999)}}),
+    "huge number of items": json_schema({"type": "array", "items": {"const": 0}, "minItems": 10**9}),
+    "huge length": json_schema({"type": "string", "minLength": 10**9}),
+    "huge multiple": json_schema({"type": "integer", "multipleOf": 999_983}),
+    "least common multiple": json_schema({"allOf": [{"multipleOf": p} for p in (7, 11, 13, 17, 19, 23, 29)]}),
+    "huge constant": json_schema({"const": "hello world " * 20_000}),
+    "catastrophic pattern": json_schema({"type": "string", "pattern": "(a{1,1000}){1,1000}"}),
+    "pattern with states": json_schema({"type": "string", "pattern": "^(a|b)*a(a|b){28}$"}),
+    "catastrophic regex": Constraint("regex", "(a{1,1000}){1,1000}"),
+    "nested stars": Constraint("regex", "((a*)*)*b"),
+    "exponential automaton": Constraint("regex", "(a|b)*a(a|b){28}"),
+    "three windows": Constraint("regex", "(.*a.{50}|.*b.{60}|.*c.{70}){3}"),
+    "unicode classes": Constraint("regex", r"(\p{L}{1,50}\p{N}{1,50}){1,50}"),
+    "forced text": Constraint("regex", "x(a{200}){200}"),
+    "recursive": Constraint("ebnf", 'root ::= root root | "a" | "b"'),
+    "mutually recursive": Constraint("ebnf", 'root ::= x\nx ::= y x | x y | "a"\ny ::= x | y y | "b"'),
+    "never ends": Constraint("ebnf", 'root ::= "a" root'),
+    "no text": Constraint("ebnf", "root ::= x\nx ::= x"),
+    "nested counts": Constraint("ebnf", 'root ::= a{9999}\na ::= b{9999}\nb ::= "(" root ")" | "x"'),
+    "long chain of rules": Constraint(
+        "ebnf", "root ::= r1999\nr1 ::= [a-z]\n" + "\n".join(f"r{n} ::= r{n - 1}" for n in range(2, 2000))
+    ),
+    "many groups": Constraint("ebnf", "root ::= " + '("a" | "b")' * 5_000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_grammars_are_refused_or_run_in_bounds(compiler: Compiler, name: str) -> None:
+    """Refused with a 400 that says why, or served, with every step within the library's fuel."""
+    entry = compiled(compiler, HOSTILE[name])
+    if entry.error is not None:
+        assert entry.error.status == 400
+        assert entry.error.message.startswith(HOSTILE[name].kind)
+        return
+    matcher, row = entry.matcher(), np.zeros(vocabulary().words, np.int32)
+    rnd = np.random.default_rng(0)
+    for _ in range(40):
+        if matcher.finished:
+            break
+        try:
+            matcher.mask(row)
+            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
+            matcher.accept(int(rnd.choice(allowed)))
+        except GrammarFault:
+            break
+
+
+def test_what_takes_too_long_is_named(compiler: Compiler) -> None:
+    error = compiled(compiler, HOSTILE["huge multiple"]).error
+    assert error is not None
+    assert "'multipleOf' at $ (999983)" in error.message
+    assert "more than 2 s" in error.message
+
+
+def test_while_one_is_stopped_others_are_served(compiler: Compiler) -> None:
+    """The quick lane hands the slow one over, so what comes behind it does not wait for its end."""
+    slow = compiler.request(to_wire(json_schema({"type": "integer", "multipleOf": 999_979})))
+    quick = compiled(compiler, json_schema({"const": "something new"}))
+    assert quick.error is None
+    assert not slow.done
+    assert settle(slow).error is not None
+
+
+def test_the_probe_really_stops_the_work() -> None:
+    probe = Probe(vocabulary())
+    try:
+        assert probe.try_out('start: "a"', 20.0) == ""
+        first = probe._child
+        assert first is not None
+        with pytest.raises(Stopped):
+            probe.try_out('start: %json {"type": "integer", "multipleOf": 999983}', 0.2)
+        assert first.returncode is not None
+        assert probe.try_out('start: "b"', 20.0) == ""
+        assert "no text" in probe.try_out("start: x\nx: x", 20.0)
+    finally:
+        probe.close()
+
+
+def test_a_probe_that_dies_is_replaced() -> None:
+    probe = Probe(vocabulary())
+    try:
+        probe.try_out('start: "a"', 20.0)
+        assert probe._child is not None
+        os.kill(probe._child.pid, 9)
+        probe._child.wait()
+        assert probe.try_out('start: "a"', 20.0) == ""
+    finally:
+        probe.close()
+
+
+def test_closing_leaves_no_process_and_no_thread() -> None:
+    before = threading.active_count()
+    made = Compiler(vocabulary)
+    compiled(made, Constraint("json_object"))
+    under_way = made.request(to_wire(json_schema({"type": "integer", "multipleOf": 999_961})))
+    children = [lane._probe._child for lane in made._lanes if lane._probe is not None]
+    made.close()
+    assert threading.active_count() == before
+    assert [child.poll() is None for child in children if child is not None] == [False] * len(children)
+    assert under_way.beginning is None
+
+
+# -- what is refused by the library ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword", "place"),
+    [
+        (
+            {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}},
+            "uniqueItems",
+            "$.properties.tags",
+        ),
+        ({"not": {"type": "string"}}, "not", "$"),
+        ({"anyOf": [{"type": "null"}, {"contains": {"type": "null"}}]}, "contains", "$.anyOf[1]"),
+        ({"if": {"type": "null"}, "then": {"type": "null"}}, "if", "$"),
+        ({"properties": {"a b": {"type": "string", "format": "iri"}}}, "format", '$.properties["a b"]'),
+        ({"type": "string", "pattern": "a(?=b)"}, "pattern", "$"),
+        ({"oneOf": [{"type": "object"}, {"type": "object"}]}, "oneOf", "$"),
+        ({"type": "object", "properties": {"a": {}}, "minProperties": 3}, "minProperties", "$"),
+    ],
+)
+def test_an_unsupported_keyword_is_named(compiler: Compiler, schema: dict[str, Any], keyword: str, place: str) -> None:
+    error = compiled(compiler, json_schema(schema)).error
+    assert isinstance(error, GrammarError)
+    assert error.construct == keyword
+    assert f"{keyword!r} at {place} " in error.message or f"at {place} cannot" in error.message
+    assert "\n" not in error.message
+
+
+def test_what_is_not_strict_says_what_it_leaves_out(compiler: Compiler) -> None:
+    loose = compiled(compiler, json_schema({"type": "array", "uniqueItems": True}, strict=False))
+    assert loose.error is None
+    assert "uniqueItems" in loose.warnings[0]
+
+
+# -- the cache -------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_constraint_is_compiled_once(compiler: Compiler) -> None:
+    first = compiled(compiler, json_schema({"const": 1}))
+    assert compiler.request(to_wire(json_schema({"const": 1}))) is first
+    assert compiler.request(to_wire(json_schema({"const": 1}, strict=False))) is not first
+
+
+def test_the_cache_is_bounded_by_number_and_size() -> None:
+    made = Compiler(vocabulary, Options(entries=3, size=2_000))
+    try:
+        entries = [compiled(made, json_schema({"const": n})) for n in range(5)]
+        assert len(made._cache) == 3
+        assert made.request(entries[4].body) is entries[4]
+        assert made.request(entries[0].body) is not entries[0]
+        compiled(made, json_schema({"const": "x" * 1_900}))
+        assert sum(len(entry.body) for entry in made._cache.values()) <= 2_000
+    finally:
+        made.close()
+
+
+def test_refusals_are_remembered(compiler: Compiler) -> None:
+    refused = compiled(compiler, json_schema({"not": {}}))
+    assert compiler.request(refused.body) is refused
+
+
+def test_too_many_at_once_are_turned_away() -> None:
+    ready = threading.Event()
+
+    def load() -> Any:
+        ready.wait(PATIENCE)
+        return vocabulary()
+
+    made = Compiler(load, Options(waiting=2))
+    try:
+        waiting = [made.request(to_wire(json_schema({"const": n}))) for n in range(3)]
+        assert [entry.done for entry in waiting] == [False, False, True]
+        assert isinstance(waiting[2].error, Overloaded)
+        ready.set()
+        assert all(settle(entry).error is None for entry in waiting[:2])
+        assert settle(made.request(waiting[2].body)).error is None
+    finally:
+        ready.set()
+        made.close()
+
+
+def test_a_vocabulary_that_cannot_be_loaded_fails_the_request_and_is_tried_again() -> None:
+    trouble = [OSError("gone")]
+
+    def load() -> Any:
+        if trouble:
+            raise trouble.pop()
+        return vocabulary()
+
+    made = Compiler(load)
+    try:
+        assert isinstance(compiled(made, Constraint("json_object")).error, InternalError)
+        assert compiled(made, json_schema({"const": 2})).error is None
+    finally:
+        made.close()
+
+
+def test_somebody_is_told() -> None:
+    told = threading.Event()
+    made = Compiler(vocabulary, tell=told.set)
+    try:
+        entry = made.request(to_wire(Constraint("json_object")))
+        assert told.wait(PATIENCE)
+        assert entry.done
+    finally:
+        made.close()
+
+
+# -- the engine's side -----------------------------------------------------------------------------------------------
+
+
+def request(constraint: Constraint | None, tokens: list[int] | None = None) -> Any:
+    notes = {} if constraint is None else {NOTE: to_wire(constraint)}
+    return SimpleNamespace(id="r", tokens=[1, 2, 3, *(tokens or [])], prompt_len=3, notes=notes)
+
+
+def admit(grammars: Grammars, asked: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while isinstance(grammars.verdict(asked, []), Wait):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_the_gate(compiler: Compiler) -> None:
+    grammars = Grammars(compiler)
+    assert grammars.verdict(request(None), []) == GO
+    held = request(json_schema({"const": "the gate"}))
+    assert isinstance(grammars.verdict(held, []), Wait)
+    admit(grammars, held)
+    assert grammars.verdict(held, []) == GO
+    refused = request(json_schema({"not": {"const": "the gate"}}))
+    admit(grammars, refused)
+    verdict = grammars.verdict(refused, [])
+    assert isinstance(verdict, Refuse)
+    assert "'not'" in verdict.error.message
+
+
+def test_a_row_follows_its_request(compiler: Compiler) -> None:
+    grammars, asked = Grammars(compiler), request(json_schema({"type": "array", "items": {"const": 5}}))
+    admit(grammars, asked)
+    assert grammars.is_constrained(asked)
+    assert not grammars.is_constrained(request(None))
+    assert grammars.follow(asked) is None
+    assert text_of(grammars.forced(asked)) == "["
+    asked.tokens += encode("[5]")
+    finish = grammars.follow(asked)
+    assert finish is not None
+    assert (finish.type, finish.matched) == ("stop", asked.tokens[-1])
+
+
+def test_a_row_that_was_preempted_goes_on_where_it_was(compiler: Compiler) -> None:
+    grammars, asked = Grammars(compiler), request(json_schema({"const": "preempted"}), encode('"pre'))
+    admit(grammars, asked)
+    assert grammars.follow(asked) is None
+    assert text_of(grammars.forced(asked)) == 'empted"'
+    assert grammars.verdict(asked, []) == GO
+    assert grammars.follow(asked) is None
+
+
+def test_masks_behind_guesses(compiler: Compiler) -> None:
+    grammars, asked = Grammars(compiler), request(json_schema({"const": "guesses"}))
+    admit(grammars, asked)
+    guesses = grammars.forced(asked)[:2]
+    assert grammars.admitted(asked, [*guesses, guesses[0]]) == 2
+    out = np.zeros((3, vocabulary().words), np.int32)
+    assert grammars.mask(asked, out, guesses) is None
+    expected = start(json_schema({"const": "guesses"}))
+    for row in out:
+        assert np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist() == expected.forced()[:1]
+        expected.accept(expected.forced()[0])
+    assert grammars.forced(asked)[:2] == guesses
+
+
+def test_a_row_that_cannot_go_on_ends_alone(compiler: Compiler) -> None:
+    grammars = Grammars(compiler)
+    wrong, right = (request(json_schema({"enum": ["alone", "also"]})) for _ in range(2))
+    admit(grammars, wrong)
+    admit(grammars, right)
+    wrong.tokens += encode("[")
+    finish = grammars.follow(wrong)
+    assert finish is not None
+    assert (finish.type, finish.status, finish.code) == ("abort", 400, "grammar_limit")
+    right.tokens += encode('"alone"')
+    ended = grammars.follow(right)
+    assert ended is not None
+    assert ended.type == "stop"
+    again = request(json_schema({"enum": ["alone", "also"]}))
+    admit(grammars, again)
+    assert again.notes[NOTE].compiled is not wrong.notes[NOTE].compiled
+
+
+def test_the_library_is_one_for_all_rows_of_a_grammar() -> None:
+    """Clones share what was learned; none sees where another stands."""
+    beginning = library().compile('start: ("a" | "b"){3}')
+    left, right = beginning.clone(), beginning.clone()
+    for token in encode("a"):
+        left.take(token)
+    row = np.zeros(vocabulary().words, np.int32)
+    right.mask(row)
+    assert right.admitted(encode("aba")) > 0
+    assert json.dumps(left.can_stop) == "false"
