@@ -513,10 +513,15 @@ class Scheduler:
             else:
                 request.computed += 1
                 self._take_token(request, result.tokens[index][0])
-            if request.finish is not None or 0 < request.stride <= len(request.unsent):
+            unsent = len(request.unsent)
+            if request.finish is not None or 0 < request.stride <= unsent or self._begins(request, unsent):
                 replies.append(request.take_reply())
         self.ledger.settle(plan.step)
         return replies
+
+    def _begins(self, request: Request, unsent: int) -> bool:
+        """A stream in long strides tells of its first token at once."""
+        return request.stride > 1 and 0 < unsent == request.outputs
 
     def _advance(self, request: Request, row: Row, result: StepResult, index: int) -> None:
         """The result of a row of any kind."""
