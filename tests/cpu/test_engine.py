@@ -268,6 +268,49 @@ def test_a_step_that_raises_hurts_only_its_cause(folder: Path) -> None:
         assert all(outcomes[f"good{n}"] == reference for n in range(4))
 
 
+STARTS = ["Once upon a time ", "Once upon a time there was a ", "The fox ", "Tim and Sue "]
+FORTY = {"temperature": 0, "max_new_tokens": 40}
+
+
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_a_plan_that_cannot_be_applied_corrupts_no_pages(folder: Path, page_size: int) -> None:
+    with ramify.Engine(str(folder), threads=1, page_size=page_size) as engine:
+        reference = [engine.generate(prompt, FORTY)["output_ids"] for prompt in STARTS]
+        slots = engine._loop.executor._runner.slots  # type: ignore[attr-defined]
+        opened = slots.open
+
+        def fragile(new: Any) -> None:
+            if 666 in new.tokens:
+                raise RuntimeError("cannot be opened")
+            opened(new)
+
+        slots.open = fragile
+        over, found = threading.Event(), {}
+
+        def poison() -> None:
+            while not over.is_set():
+                with pytest.raises(UserError, match="cannot be opened"):
+                    engine.generate(input_ids=[1, 666, 3], sampling_params=FORTY)
+
+        def ask(number: int) -> None:
+            found[number] = engine.generate(STARTS[number % 4], FORTY)["output_ids"]
+
+        poisoner = threading.Thread(target=poison)
+        poisoner.start()
+        try:
+            for _ in range(3):
+                threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(60)
+                assert [found[number] for number in range(8)] == reference * 2
+        finally:
+            over.set()
+            poisoner.join(60)
+        assert [engine.generate(prompt, FORTY)["output_ids"] for prompt in STARTS] == reference
+
+
 # -- the Python face ---------------------------------------------------------------------------------------------------
 
 

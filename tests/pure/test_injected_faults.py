@@ -11,6 +11,7 @@ from world import World, expected, prompts, submit
 from ramify.cache.ledger import Lease, Ledger
 from ramify.schedule.scheduler import Scheduler
 from ramify.wire.plan import Plan
+from ramify.wire.result import StepResult
 from ramify.worker.fake import FakeExecutor
 
 
@@ -96,3 +97,44 @@ def test_a_page_in_two_places_is_caught() -> None:
     world = World()
     world.ledger.pool.give([3])
     assert "page 3 is in 2 places" in world.ledger.check()[0]
+
+
+class FailsToApply(FakeExecutor):
+    """Now and then a step raises before any of it is done, its copies and grants included."""
+
+    lots = random.Random(5)
+    failed = 0
+
+    def run(self, plan: Plan) -> StepResult:
+        if plan.opened and self.lots.random() < 0.2:
+            self.failed += 1
+            for slot in plan.closed:
+                self.slots.pop(slot, None)
+            raise RuntimeError("no")
+        return super().run(plan)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_step_that_fails_before_it_is_applied_changes_no_answer(depth: int) -> None:
+    failed = 0
+    for seed in range(20):
+        rnd = random.Random(seed)
+        world = World(pool=192, rows=6, chunk=24, page_size=16, depth=depth, executor_class=FailsToApply)
+        made = prompts(rnd, 12, longest=60)
+        for number, tokens in enumerate(made):
+            world.send(submit(f"r{number}", tokens, 40))
+            for _ in range(rnd.randrange(4)):
+                world.step()
+        world.drain(limit=3000)
+        assert not world.executor.damage
+        assert isinstance(world.executor, FailsToApply)
+        failed += world.executor.failed
+        for number, tokens in enumerate(made):
+            outcome = world.outcomes[f"r{number}"]
+            assert outcome.finish is not None
+            wanted = expected(tokens, 40)
+            if outcome.finish.type == "abort":
+                assert outcome.tokens == wanted[: len(outcome.tokens)]
+            else:
+                assert outcome.tokens == wanted
+    assert failed > 20

@@ -122,7 +122,7 @@ OPENAI: list[tuple[str, Any, str, str | None]] = [
     ("empty list", {"prompt": []}, "prompt is an empty list", "prompt"),
     ("prompt is an object", {"prompt": {}}, "prompt", "prompt"),
     ("max_tokens is a string", {"prompt": "a", "max_tokens": "5"}, "max_tokens", "max_tokens"),
-    ("negative max_tokens", {"prompt": "a", "max_tokens": -5}, "max_new_tokens", "max_tokens"),
+    ("negative max_tokens", {"prompt": "a", "max_tokens": -5}, "max_tokens", "max_tokens"),
     ("logprobs too many", {"prompt": "a", "logprobs": 100}, "logprobs", "logprobs"),
     ("suffix", {"prompt": "a", "suffix": "b"}, "suffix needs", "suffix"),
     ("17 stops", {"prompt": "a", "stop": ["x"] * 17}, "at most 16 stop strings", "stop"),
@@ -220,7 +220,7 @@ def test_many_tiny_chunks(stories: Server) -> None:
 def test_endless_headers(stories: Server) -> None:
     assert b"431" in talk(stories, b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"x-a: " + b"a" * 200_000)
     many = b"".join(b"x-%d: 1\r\n" % n for n in range(500))
-    assert b"400" in talk(stories, b"GET /health HTTP/1.1\r\nhost: x\r\n" + many + b"\r\n").split(b"\r\n")[0]
+    assert b"431" in talk(stories, b"GET /health HTTP/1.1\r\nhost: x\r\n" + many + b"\r\n").split(b"\r\n")[0]
 
 
 def test_garbage_on_the_port(stories: Server) -> None:

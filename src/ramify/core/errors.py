@@ -59,9 +59,25 @@ class NotFound(UserError):
 
 
 class WrongMethod(UserError):
-    """405: the route exists and takes another method."""
+    """405: the route exists and takes other methods, `allowed`."""
 
     status = 405
+
+    def __init__(self, message: str, allowed: str = "") -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class TooSlow(UserError):
+    """408: the body did not come in time."""
+
+    status = 408
+
+
+class HeadersTooLarge(UserError):
+    """431: too many headers, or too long ones."""
+
+    status = 431
 
 
 class TooLarge(UserError):
@@ -109,5 +125,5 @@ BY_STATUS: dict[int, type[UserError]] = {
 def from_status(status: int, message: str, *, code: str | None = None) -> UserError:
     """The error of HTTP status `status`, as the engine sends it over the wire by number."""
     if status == Overloaded.status:
-        return Overloaded(message)
+        return EngineDead(message, code=code) if code == "engine_dead" else Overloaded(message)
     return BY_STATUS.get(status, InternalError)(message, code=code)

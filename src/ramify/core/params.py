@@ -23,6 +23,8 @@ MAX_STOP_REGEX_BYTES = 256
 MAX_N = 128
 MAX_LOGIT_BIAS = 1024
 MAX_TOP_LOGPROBS = 1024
+MOST = 2**31 - 1  # of any count
+LARGE = 1e6  # of a temperature or a bias: what is beyond cannot be told from it in 32 bits of float
 
 # Known keys of SGLang that need a feature ramify does not have yet: refused by name, never ignored.
 NOT_YET: dict[str, str] = {
@@ -46,16 +48,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     a promise that must fit. `temperature` of 0 is greedy. `top_k` of -1 is off. `sampling_seed` of None draws one.
     """
 
-    max_new_tokens: Annotated[int, Meta(ge=0)] | None = None
-    min_new_tokens: Annotated[int, Meta(ge=0)] = 0
-    temperature: Annotated[float, Meta(ge=0.0)] = 1.0
+    max_new_tokens: Annotated[int, Meta(ge=0, le=MOST)] | None = None
+    min_new_tokens: Annotated[int, Meta(ge=0, le=MOST)] = 0
+    temperature: Annotated[float, Meta(ge=0.0, le=LARGE)] = 1.0
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    top_k: Annotated[int, Meta(ge=-1)] = -1
+    top_k: Annotated[int, Meta(ge=-1, le=MOST)] = -1
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     frequency_penalty: Bounded = 0.0
     presence_penalty: Bounded = 0.0
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=2.0)] = 1.0
-    logit_bias: dict[int, float] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=1e-3, le=2.0)] = 1.0
+    logit_bias: dict[int, Annotated[float, Meta(ge=-LARGE, le=LARGE)]] | None = None
     sampling_seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
     stop: Stop = None
@@ -65,7 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     no_stop_trim: bool = False
-    stream_interval: Annotated[int, Meta(ge=1)] | None = None
+    stream_interval: Annotated[int, Meta(ge=1, le=MOST)] | None = None
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any] | None, *, where: str = "sampling_params") -> SamplingParams:

@@ -18,22 +18,26 @@ from ramify.wire.plan import LogprobsWanted
 
 MAX_RID = 256
 MAX_IDS = 1024
+MAX_TOP_ENTRIES = 1 << 19  # best tokens listed in one answer, over all its positions
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the model and the server allow. `context` in tokens, prompt and output together."""
+    """What the model and the server allow. `context` in tokens, prompt and output together; `most` requests can run
+    and wait at once.
+    """
 
     context: int
     vocab: int
     stream_interval: int = 1
+    most: int = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """One prompt, already tokenized, and `params.n` choices of what follows it.
 
-    `to_the_end`: without `max_new_tokens` go on to the end of the context instead of stopping at 128 (chat does).
+    `to_the_end`: without `max_new_tokens` go on to the end of the context instead of stopping at `usual` (chat does).
     `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set.
     """
 
@@ -42,6 +46,7 @@ class Ask:
     rid: str = ""
     stream: bool = False
     to_the_end: bool = False
+    usual: int = DEFAULT_MAX_NEW_TOKENS
     return_logprob: bool = False
     logprob_start: int = -1
     top_logprobs: int = 0
@@ -64,11 +69,16 @@ def check_rid(rid: Any) -> str:
 
 def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     """One message per choice. Raises `BadRequest` that names what is wrong."""
+    max_new, may_shorten = _length(ask, len(ask.tokens), limits.context)
     tokens = check_tokens(ask.tokens, limits.vocab)
-    max_new, may_shorten = _length(ask, len(tokens), limits.context)
+    if ask.params.min_new_tokens > max_new:
+        raise BadRequest(
+            f"min_new_tokens must be in [0, max_new_tokens({max_new})], got {ask.params.min_new_tokens}",
+            param="min_new_tokens",
+        )
     seed = ask.params.sampling_seed
     rid = ask.rid or new_rid()
-    wants = _logprobs(ask, len(tokens), limits.vocab)
+    wants = _logprobs(ask, len(tokens), max_new, limits.vocab)
     check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
     check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
     return [
@@ -114,7 +124,7 @@ def _length(ask: Ask, prompt: int, context: int) -> tuple[int, bool]:
         )
     asked = ask.params.max_new_tokens
     if asked is None:
-        default = context if ask.to_the_end else DEFAULT_MAX_NEW_TOKENS
+        default = context if ask.to_the_end else ask.usual
         return min(default, context - prompt), True
     if prompt + asked > context:
         raise BadRequest(
@@ -128,7 +138,7 @@ def _length(ask: Ask, prompt: int, context: int) -> tuple[int, bool]:
     return asked, False
 
 
-def _logprobs(ask: Ask, prompt: int, vocab: int) -> LogprobsWanted | None:
+def _logprobs(ask: Ask, prompt: int, max_new: int, vocab: int) -> LogprobsWanted | None:
     if not ask.return_logprob:
         return None
     if ask.logprob_start > prompt or ask.logprob_start < -1:
@@ -138,6 +148,12 @@ def _logprobs(ask: Ask, prompt: int, vocab: int) -> LogprobsWanted | None:
         )
     if not 0 <= ask.top_logprobs <= MAX_TOP_LOGPROBS:
         raise BadRequest(f"top_logprobs_num must be between 0 and {MAX_TOP_LOGPROBS}", param="top_logprobs_num")
+    positions = max_new + (prompt - ask.logprob_start if ask.logprob_start >= 0 else 0)
+    if ask.top_logprobs * positions > MAX_TOP_ENTRIES:
+        raise BadRequest(
+            f"top_logprobs_num of {ask.top_logprobs} at {positions} positions is more than {MAX_TOP_ENTRIES} entries",
+            param="top_logprobs_num",
+        )
     if len(ask.token_ids_logprob) > MAX_IDS:
         raise BadRequest(f"at most {MAX_IDS} token_ids_logprob", param="token_ids_logprob")
     check_ids(ask.token_ids_logprob, vocab, "token_ids_logprob")

@@ -74,8 +74,13 @@ class Client:
                 if generation.submit.rid in self._open:
                     raise BadRequest(f"a request with the id {generation.submit.rid!r} is already running", param="rid")
             self._open |= {generation.submit.rid: generation for generation in made}
-        for generation in made:
-            self._end.send(generation.submit)
+        try:
+            for generation in made:
+                self._end.send(generation.submit)
+        except BaseException:  # what could not be sent must not keep its id
+            for generation in made:
+                self.abort(generation)
+            raise
         return made
 
     def _stream(self, ask: Ask, text: bool) -> TextStream | None:
@@ -89,6 +94,15 @@ class Client:
         """Its caller has lost interest: nothing more is delivered."""
         if self._open.pop(generation.submit.rid, None) is not None:
             self._end.send(Abort(generation.submit.rid))
+
+    def give_up(self, reason: str) -> None:
+        """End everything that is open, with a last word to its callers."""
+        with self._opening:
+            orphans, self._open = list(self._open.values()), {}
+        finish = Finish.abort(reason, 503, "shutting_down")
+        for generation in orphans:
+            self._end.send(Abort(generation.submit.rid))
+            generation.deliver(generation.fail(finish))
 
     def iterate(self, ask: Ask, text: bool = True) -> Iterator[News]:
         """News of all choices until all have ended, for a caller that may block."""

@@ -77,12 +77,14 @@ class Controls:
         return LATER
 
     def _abort(self, loop: Loop, control: Control) -> int:
-        """End the request of this very id, or its parts `<id>_<i>`; with `all`, everything. Returns how many."""
+        """End the request of this very id, or its parts `<id>_<i>` and `<id>_<i>_<choice>`; with `all`, everything.
+        Returns how many.
+        """
         rid = control.args.get("rid")
         if control.args.get("all"):
             chosen = list(loop.scheduler.requests)
         elif rid:
-            part = re.compile(re.escape(str(rid)) + r"(_\d+)?")
+            part = re.compile(re.escape(str(rid)) + r"(_\d+){0,2}")
             chosen = [known for known in loop.scheduler.requests if part.fullmatch(known)]
         else:
             raise ValueError("abort needs a rid, or all")

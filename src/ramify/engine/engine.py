@@ -271,7 +271,8 @@ def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:
 
 
 def limits_of(resolved: Resolved) -> Limits:
-    return Limits(resolved.context, resolved.model.vocab, resolved.settings.server.stream_interval)
+    interval = resolved.settings.server.stream_interval
+    return Limits(resolved.context, resolved.model.vocab, interval, resolved.rows + resolved.queue)
 
 
 def info_of(resolved: Resolved) -> dict[str, Any]:

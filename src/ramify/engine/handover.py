@@ -7,6 +7,7 @@ goes too. The *pulse* closes when the engine is gone. On the *news* pipe a child
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +70,17 @@ def watch(pipe: int, gone: Callable[[], None], name: str) -> None:
 def follow_parent(handover: Handover) -> None:
     """Go at once when the parent is gone: nobody is left to drain for."""
     watch(handover.lifeline, lambda: os._exit(1), "ramify-lifeline")
+
+
+STOP = signal.SIGUSR1
+
+
+def leave_signals_to_parent() -> None:
+    """Ctrl-C and a supervisor's SIGTERM reach every process of the group, and only the parent knows who stops when: it
+    sends `STOP`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def tell(handover: Handover, line: str) -> None:

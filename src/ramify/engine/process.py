@@ -24,8 +24,8 @@ def main(folder: Path) -> int:
     given = handover.read(folder)
     logs.setup(given.resolved.settings.log.log_level, role="engine")
     handover.follow_parent(given)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which drains first
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # while loading there is nothing to finish
+    handover.leave_signals_to_parent()
+    signal.signal(handover.STOP, lambda *_: os._exit(0))  # while loading there is nothing to finish
     channel = ZmqEngineEnd(folder, given.workers)
     try:
         loop = assemble(given.resolved, channel, _progress())
@@ -35,7 +35,7 @@ def main(folder: Path) -> int:
     except MemoryError:
         handover.tell(given, "failed there is not enough memory to load the model")
         return 1
-    _stop_on_sigterm(folder)
+    _stop_when_told(folder)
     channel.broadcast(Hello({}))
     handover.tell(given, "engine ready")
     return _run(loop)
@@ -53,10 +53,10 @@ def _run(loop: Loop) -> int:
     return 0
 
 
-def _stop_on_sigterm(folder: Path) -> None:
-    """SIGTERM becomes a message, so that the loop ends between steps."""
+def _stop_when_told(folder: Path) -> None:
+    """The signal becomes a message, so that the loop ends between steps."""
     end = ZmqClientEnd(folder, origin=STOPPER)
-    signal.signal(signal.SIGTERM, lambda *_: end.send(Control(0, STOPPER, "stop")))
+    signal.signal(handover.STOP, lambda *_: end.send(Control(0, STOPPER, "stop")))
 
 
 STOPPER = -1  # an origin that gets no answers

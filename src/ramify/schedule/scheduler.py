@@ -513,10 +513,15 @@ class Scheduler:
             else:
                 request.computed += 1
                 self._take_token(request, result.tokens[index][0])
-            if request.finish is not None or 0 < request.stride <= len(request.unsent):
+            unsent = len(request.unsent)
+            if request.finish is not None or 0 < request.stride <= unsent or self._begins(request, unsent):
                 replies.append(request.take_reply())
         self.ledger.settle(plan.step)
         return replies
+
+    def _begins(self, request: Request, unsent: int) -> bool:
+        """A stream in long strides tells of its first token at once."""
+        return request.stride > 1 and 0 < unsent == request.outputs
 
     def _advance(self, request: Request, row: Row, result: StepResult, index: int) -> None:
         """The result of a row of any kind."""
@@ -611,6 +616,7 @@ class Scheduler:
         alone = len(plans[0].rows) == 1
         for plan in plans:
             self.ledger.copied([copy.ticket for copy in plan.copies])
+            self._distrust_copies(plan)
             for request in self._requests_of(plan):
                 if alone and plan is plans[0] and request in self._suspects:
                     self._end(request, Finish.abort(f"the model failed on this request: {error}", 500, "model_failed"))
@@ -620,6 +626,13 @@ class Scheduler:
                     self._suspects.add(request)
         self.ledger.settle(plans[-1].step)
         return replies
+
+    def _distrust_copies(self, plan: Plan) -> None:
+        """Nobody knows whether the copies of a plan that raised were made: what was to be copied is not computed."""
+        for new in plan.opened:
+            request = self._slots[new.slot]
+            if request is not None and request.epoch == new.epoch:
+                request.computed = min(request.computed, request.held.published * self.ledger.page_size)
 
     def guided(self, plan: Plan) -> list[Guided]:
         """Rows of the plan made last that sample under a guide, as far as their requests still are where it left them.

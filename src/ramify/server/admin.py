@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from ramify.core.errors import BadRequest, UserError
+from ramify.core.errors import BadRequest
 from ramify.server.auth import require_admin
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -58,8 +58,5 @@ async def abort_request(request: Request, state: State, asked: AbortRequest) -> 
         require_admin(request, state.resolved.settings.server)
     elif not asked.rid:
         raise BadRequest("rid should be the id of a request", param="rid")
-    try:
-        await asyncio.wrap_future(state.client.order("abort", rid=asked.rid, all=asked.abort_all))
-    except UserError as e:
-        raise BadRequest(e.message) from None
+    await asyncio.wrap_future(state.client.order("abort", rid=asked.rid, all=asked.abort_all))
     return Response(status_code=200)

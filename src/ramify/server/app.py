@@ -22,9 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ramify.core.errors import (
     BadRequest,
+    HeadersTooLarge,
     InternalError,
     NotFound,
     TooLarge,
+    TooSlow,
     UnsupportedMedia,
     UserError,
     WrongMethod,
@@ -44,6 +46,7 @@ DISCARD_SECONDS = 2.0
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
 MAX_ID = 128
+MAX_KEYS = 256
 UNKNOWN = "ramify.unknown"  # where in the scope the keys stand that nobody reads
 
 
@@ -74,7 +77,8 @@ class _Dispatch:
             await endpoint(scope, receive, send)
             return
         else:
-            error = WrongMethod(f"{path} takes {', '.join(sorted(found))}, not {method}")
+            allowed = ", ".join(sorted(found))
+            error = WrongMethod(f"{path} takes {allowed}, not {method}", allowed)
         await errors.respond(error, openai=path.startswith("/v1/"))(scope, receive, send)
 
     def _find_open_ended(self, scope: Scope) -> dict[str, _Endpoint] | None:
@@ -147,7 +151,7 @@ class _Endpoint:
             len(request.headers) > MAX_HEADERS
             or sum(len(k) + len(v) for k, v in request.headers.raw) > MAX_HEADER_BYTES
         ):
-            raise BadRequest("too many headers, or too long ones")
+            raise HeadersTooLarge("too many headers, or too long ones")
         auth.check(request, self._route.auth, settings)
         if self._route.takes is None:
             return await self._route.handler(request, self._state, None)
@@ -178,7 +182,13 @@ class _Endpoint:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind and kind != "application/json" and not kind.endswith("+json"):
             raise UnsupportedMedia(f"the body should be application/json, not {kind}")
-        raw = await asyncio.wait_for(_read(request, limit), BODY_SECONDS)
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > limit * DISCARD:  # else it is read to its end, and thrown away
+            raise TooLarge(f"the body is over {limit >> 20} MiB")
+        try:
+            raw = await asyncio.wait_for(_read(request, limit), BODY_SECONDS)
+        except TimeoutError:
+            raise TooSlow(f"the body did not come within {BODY_SECONDS:g} s") from None
         if optional and not raw.strip():
             return {}
         if not kind:
@@ -191,13 +201,15 @@ class _Endpoint:
             raise BadRequest("the body is nested too deeply") from None
         if not isinstance(body, dict):
             raise BadRequest("the body should be a JSON object")
+        if len(body) > MAX_KEYS:
+            raise BadRequest(f"the body has {len(body)} keys, at most {MAX_KEYS} make sense")
         return body
 
     def _failed(self, error: Exception) -> Response:
         told = errors.as_user_error(error)
         if isinstance(told, InternalError) and not isinstance(error, UserError):
             log.error("%s failed", self._route.path, exc_info=error)
-        return errors.respond(told, self._route.openai)
+        return errors.respond(errors.renamed(told, self._route.names), self._route.openai)
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from ramify.core.errors import BadRequest, EngineDead, Forbidden, InternalError, Overloaded, Unauthorized, UserError
+from ramify.core.errors import (
+    BadRequest,
+    EngineDead,
+    Forbidden,
+    InternalError,
+    Overloaded,
+    Unauthorized,
+    UserError,
+    WrongMethod,
+)
 
 PATH = re.compile(r"(?<![\w.:/])/([\w.\-]+)(?:/[\w.\-]+)+")
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -50,9 +60,21 @@ def respond(error: UserError, openai: bool) -> Response:
     headers = {"retry-after": str(error.retry_after)} if isinstance(error, Overloaded) else {}
     if isinstance(error, EngineDead):
         headers["retry-after"] = "10"
+    if isinstance(error, WrongMethod):
+        headers["allow"] = error.allowed
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(openai_error(error) if openai else native_error(error), error.status, headers=headers)
+
+
+def renamed(error: UserError, names: Mapping[str, str]) -> UserError:
+    """Fields by the names that a route has for them, in `param` and in the words."""
+    if not names:
+        return error
+    known = re.compile(rf"\b({'|'.join(names)})\b")
+    error.message = known.sub(lambda found: names[found[1]], error.message)
+    error.param = names.get(error.param or "", error.param)
+    return error
 
 
 def as_user_error(error: BaseException) -> UserError:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from ramify.core.errors import BadRequest
 from ramify.engine.ask import Ask
 from ramify.engine.engine import raise_if_failed
 from ramify.engine.generation import Generation, News
 from ramify.server.state import State
+
+MAX_SEQUENCES = 2048  # prompts times choices
 
 
 class Feed:
@@ -18,6 +21,12 @@ class Feed:
     """
 
     def __init__(self, state: State, asks: Sequence[Ask], text: bool = True) -> None:
+        most, asked = state.client.limits.most, sum(ask.params.n for ask in asks)
+        if asked > min(most, MAX_SEQUENCES):
+            raise BadRequest(
+                f"{asked} sequences in one request are more than the {min(most, MAX_SEQUENCES)} this server takes",
+                param="n",
+            )
         self._state = state
         self._loop = asyncio.get_running_loop()
         self._news: list[News] = []

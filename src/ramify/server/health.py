@@ -66,5 +66,8 @@ async def ready(request: Request, state: State, _: None) -> Response:
 
 async def metrics(request: Request, state: State, _: None) -> Response:
     """Prometheus' text format."""
-    text = await asyncio.wait_for(asyncio.wrap_future(state.client.order("metrics")), TIMEOUT)
+    try:
+        text = await asyncio.wait_for(asyncio.wrap_future(state.client.order("metrics")), TIMEOUT)
+    except TimeoutError:
+        raise Overloaded("the engine does not answer") from None
     return PlainTextResponse(text, media_type=CONTENT_TYPE)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 RESTARTS = 5  # of API workers, within a minute
+AGAIN = 1.0  # seconds after which a second SIGTERM is meant
 GRACE = 5.0  # seconds a child gets between SIGTERM and SIGKILL, beyond the drain timeout
 
 
@@ -69,7 +70,7 @@ class _Parent:
         self._ready: set[str] = set()
         self._restarted: list[float] = []
         self._started = time.monotonic()
-        self._stopping = False
+        self._stopping = 0.0  # when it was asked to stop
         self._lifeline, self._lifeline_end = os.pipe()
         self._pulse, self._pulse_end = os.pipe()
         self._news, self._news_end = os.pipe()
@@ -124,13 +125,14 @@ class _Parent:
         return self._watch()
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if self._stopping:
+        now = time.monotonic()
+        if self._stopping and (number == signal.SIGINT or now - self._stopping > AGAIN):
             self._abandon()
-        self._stopping = True
+        self._stopping = self._stopping or now
         os.write(self._wake_end, b"s")
 
     def _abandon(self) -> None:
-        """A second signal: no more waiting."""
+        """Asked a second time: no more waiting. (Some supervisors send SIGTERM twice at once.)"""
         for child in self._children.values():
             child.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -217,7 +219,7 @@ class _Parent:
 
     def _end(self, children: list[subprocess.Popen[bytes]], seconds: float) -> None:
         for child in children:
-            child.terminate()
+            child.send_signal(handover.STOP)
         until = time.monotonic() + seconds
         for child in children:
             try:

@@ -27,6 +27,8 @@ from ramify.wire.channel import ZmqClientEnd
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 5
+AFTER_DRAIN = 2  # seconds for clients to take the last word of what was cut off
+HEAD_SECONDS = 20.0
 MAX_HEAD = 64 << 10  # bytes of request line and headers
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -35,7 +37,7 @@ def main(folder: Path, origin: int) -> int:
     given = handover.read(folder)
     logs.setup(given.resolved.settings.log.log_level, role=f"api-{origin}")
     handover.follow_parent(given)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handover.leave_signals_to_parent()
     tokenizer = load_model_tokenizer(given.resolved)
     end = ZmqClientEnd(folder, origin)
     handover.watch(given.pulse, end.lose_engine, "ramify-pulse")
@@ -57,18 +59,19 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def serve(given: Handover, state: State, origin: int) -> None:
-    """Until SIGTERM; then open requests may go on for the drain timeout."""
+    """Until the parent says stop; then open requests may go on for the drain timeout."""
     settings = given.resolved.settings.server
     config = uvicorn.Config(
         make_app(state),
         http=LimitedProtocol,
+        ws="none",
         lifespan="off",
         access_log=False,
         server_header=False,
         date_header=False,
         log_config=None,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(int(settings.drain_timeout), 1),
+        timeout_graceful_shutdown=int(settings.drain_timeout) + AFTER_DRAIN,
     )
     server = _Server(config, state)
     listener = socket.socket(fileno=given.listener)
@@ -86,22 +89,27 @@ async def _announce(server: uvicorn.Server, state: State, given: Handover, origi
 
 
 class _Server(uvicorn.Server):
-    """Says that it drains as soon as it does."""
+    """Says that it drains as soon as it does, and tells those that it cannot wait for."""
 
     def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
         self._state = state
+        self._loop = asyncio.get_running_loop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM drains. SIGINT stays ignored: Ctrl-C reaches the parent too, which then sends SIGTERM."""
-        signal.signal(signal.SIGTERM, self.handle_exit)
+        signal.signal(handover.STOP, self.handle_exit)
         yield
 
     def handle_exit(self, sig: int, frame) -> None:  # type: ignore[no-untyped-def]
         self._state.draining = True
-        log.info("draining: %d requests are open", self._state.client.open_requests)
+        self._loop.call_soon_threadsafe(self._drain)
         super().handle_exit(sig, frame)
+
+    def _drain(self) -> None:
+        log.info("draining: %d requests are open", self._state.client.open_requests)
+        seconds = self._state.resolved.settings.server.drain_timeout
+        self._loop.call_later(seconds, self._state.client.give_up, "The server is shutting down.")
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -110,17 +118,39 @@ class LimitedProtocol(HttpToolsProtocol):
     _head = 0  # bytes received since a head began and has not ended
     _ends = 0  # ends of heads and of messages seen
     _in_body = False
+    _opening: asyncio.TimerHandle | None = None  # runs while a head is awaited or has begun
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._opening = self.loop.call_later(HEAD_SECONDS, self._too_late)
+
+    def _too_late(self) -> None:
+        """A connection that does not finish a head in time is nobody's."""
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _opened(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._opened()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         ends = self._ends
         super().data_received(data)
         self._head = self._head + len(data) if ends == self._ends and not self._in_body else 0
+        if self._head and self._opening is None:
+            self._opening = self.loop.call_later(HEAD_SECONDS, self._too_late)
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self.transport.write(TOO_LARGE)
             self.transport.close()
 
     def on_headers_complete(self) -> None:
         self._ends += 1
+        self._opened()
         self._in_body = True
         super().on_headers_complete()
 

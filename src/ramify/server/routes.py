@@ -25,7 +25,8 @@ class Route:
     """`takes` describes the JSON object that is its body, which the handler gets as a struct; without one it gets None.
 
     `gives` is the type of its answer, `text` the media type of an answer that is not JSON, `streams` the type of an
-    event where the answer can be a stream, `query` the JSON types of query parameters. `openai`: errors are nested as
+    event where the answer can be a stream, `query` the JSON types of query parameters, `names` what fields are
+    called here that have other names in the engine. `openai`: errors are nested as
     OpenAI's. Every body is limited by --max-body-mib, every list in it where it is read.
     """
 
@@ -39,6 +40,7 @@ class Route:
     streams: Any = None
     text: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def _post(path: str, auth: Auth, handler: Handler, takes: Takes, gives: Any = None, **more: Any) -> Route:
@@ -50,8 +52,8 @@ def _get(path: str, auth: Auth, handler: Handler, gives: Any = None, **more: Any
 
 
 PLAIN = "text/plain"
-CHAT: dict[str, Any] = {"gives": answers.ChatCompletion, "streams": answers.ChatChunk}
-TEXT: dict[str, Any] = {"gives": answers.TextCompletion, "streams": answers.TextChunk}
+CHAT: dict[str, Any] = {"gives": answers.ChatCompletion, "streams": answers.ChatChunk, "names": chat.NAMES}
+TEXT: dict[str, Any] = {"gives": answers.TextCompletion, "streams": answers.TextChunk, "names": completions.NAMES}
 GENERATED: dict[str, Any] = {"gives": native.Generated | list[native.Generated], "streams": native.Generated}
 
 ROUTES: tuple[Route, ...] = (

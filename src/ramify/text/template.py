@@ -128,6 +128,7 @@ class ChatTemplate:
 
     def render(
         self,
+        /,
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,

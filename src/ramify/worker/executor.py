@@ -14,6 +14,10 @@ from ramify.wire.result import StepResult
 from ramify.worker.runner import Forwarded, Runner
 
 
+class StepSkippedError(Exception):
+    """A step before this one failed, and this one was not run."""
+
+
 class ThreadPending:
     def __init__(self, future: Future[StepResult]) -> None:
         self._future = future
@@ -33,6 +37,7 @@ class ThreadExecutor:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ramify-steps", initializer=prepare)
         self._launched: dict[int, Future[Forwarded]] = {}
         self._waiting: list[Future[StepResult]] = []
+        self._failed = False  # a forward pass raised, and nobody has drained since
 
     def launch(self, plan: Plan) -> None:
         self._launched[plan.step] = self._pool.submit(self._forward, plan)
@@ -45,20 +50,29 @@ class ThreadExecutor:
         return ThreadPending(future)
 
     def drain(self) -> None:
-        """Nothing runs when this returns. What was queued behind the error has run for nothing, which keeps the slots
-        in step with the plans.
-        """
+        """Nothing runs when this returns, and whatever is launched from now on runs again."""
         running: list[Future[Any]] = [*self._launched.values(), *self._waiting]
         wait(running)
         self._launched.clear()
         self._waiting.clear()
+        self._failed = False
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _forward(self, plan: Plan) -> Forwarded:
+        """What was queued behind a pass that raised must not run: slots it relies on may lack pages and tokens that the
+        failed plan had for them, and it would write through page tables of former tenants.
+        """
         with torch.inference_mode():
-            return self._runner.forward(plan)
+            if self._failed:
+                self._runner.close_slots(plan)
+                raise StepSkippedError(f"step {plan.step} was planned on one that failed")
+            try:
+                return self._runner.forward(plan)
+            except BaseException:
+                self._failed = True
+                raise
 
     def _sample(self, forwarded: Future[Forwarded], masks: Masks | None) -> StepResult:
         with torch.inference_mode():

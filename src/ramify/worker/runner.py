@@ -67,14 +67,18 @@ class Runner:
 
     def _apply(self, plan: Plan) -> None:
         """Slots and pages, before anything of this step is written."""
-        for slot in plan.closed:
-            self._close(slot)
+        self.close_slots(plan)
         for new in plan.opened:
             self.slots.open(new)
         for grant in plan.grants:
             self.slots.grant(grant)
         if plan.copies:
             self.pool.copy([copy.source for copy in plan.copies], [copy.target for copy in plan.copies])
+
+    def close_slots(self, plan: Plan) -> None:
+        """Slots that a plan gives up, which it does whatever becomes of the rest of it."""
+        for slot in plan.closed:
+            self._close(slot)
 
     def _close(self, slot: int) -> None:
         """Pages of a request that went wrong must not carry NaN to the next: see `KVPool`."""

@@ -82,6 +82,7 @@ REFUSED = {
     "input_ids": "token ids in chat",
     "chat_template": "templates in requests",
 }
+NAMES = {**common.NAMES, "input_ids": "messages", "top_logprobs_num": "top_logprobs"}
 TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED)
 
 

@@ -139,13 +139,10 @@ def sampling_params(state: State, asked: SamplingFields, max_tokens: int | None)
         "no_stop_trim": asked.no_stop_trim,
     }
     chosen = {**state.sampling_defaults, **{k: v for k, v in given.items() if v is not None}}
-    try:
-        return SamplingParams.parse(chosen, where="")
-    except BadRequest as e:
-        raise BadRequest(e.message, param=OPENAI_NAMES.get(e.param or "", e.param), code=e.code) from None
+    return SamplingParams.parse(chosen, where="")
 
 
-OPENAI_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
+NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
 
 
 def _bias(bias: dict[str, float] | None) -> dict[int, float] | None:

@@ -38,6 +38,7 @@ REFUSED = {
     "suffix": "fill-in-the-middle",
     "response_format": "structured output",
 }
+NAMES = {**common.NAMES, "input_ids": "prompt", "top_logprobs_num": "logprobs"}
 TAKES = Takes(CompletionRequest, common.NO_EFFECT, REFUSED)
 
 
@@ -55,8 +56,7 @@ async def create(request: Request, state: State, asked: CompletionRequest) -> An
 
 async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
     prompts = await _prompts(state, asked.prompt)
-    max_tokens = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
-    params = common.sampling_params(state, asked, max_tokens)
+    params = common.sampling_params(state, asked, asked.max_tokens)
     if asked.logprobs is not None and not 0 <= asked.logprobs <= common.MAX_TOP_LOGPROBS:
         raise BadRequest(f"logprobs should be between 0 and {common.MAX_TOP_LOGPROBS}", param="logprobs")
     rid = new_rid() if asked.rid is None else check_rid(asked.rid)
@@ -66,6 +66,7 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
             params=params,
             rid=rid if len(prompts) == 1 else f"{rid}_{number}",
             stream=asked.streams,
+            usual=DEFAULT_MAX_TOKENS,
             return_logprob=asked.logprobs is not None,
             logprob_start=common.WHOLE_PROMPT if asked.echo and asked.logprobs is not None else -1,
             top_logprobs=asked.logprobs or 0,

@@ -17,7 +17,7 @@ async def list_models(request: Request, state: State, _: None) -> Response:
 
 async def get_model(request: Request, state: State, _: None) -> Response:
     """Show one of the models."""
-    state.check_model(request.path_params["rest"])
+    state.check_model(request.path_params["rest"] or "/")
     return as_json(card(state))
 
 

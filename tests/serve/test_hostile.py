@@ -1,0 +1,144 @@
+"""Requests and signals that are odd on purpose: each gets its own clear answer, and nobody else notices."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+from server import Server, running
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Server]:
+    with running() as server:
+        yield server
+
+
+def ask(server: Server, path: str, body: Any, method: str = "POST") -> tuple[int, Any]:
+    link = http.client.HTTPConnection(urlparse(server.url).netloc, timeout=60)
+    link.request(method, path, json.dumps(body), {"content-type": "application/json"})
+    answer = link.getresponse()
+    raw = answer.read()
+    try:
+        return answer.status, json.loads(raw)
+    except ValueError:
+        return answer.status, raw
+
+
+NUMBERS = [
+    {"temperature": 1e308},
+    {"top_k": 2**70},
+    {"min_new_tokens": 2**70},
+    {"stream_interval": 2**70},
+    {"repetition_penalty": 1e-300},
+    {"logit_bias": {"5": 1e300}},
+    {"min_new_tokens": 10**6},  # above the default of max_new_tokens
+]
+
+
+@pytest.mark.parametrize("params", NUMBERS, ids=str)
+def test_numbers_that_no_tensor_holds_are_the_callers(here: Server, params: dict[str, Any]) -> None:
+    status, body = ask(here, "/generate", {"text": "Hello", "sampling_params": params})
+    assert status == 400
+    assert next(iter(params)) in str(body)
+
+
+def test_a_request_that_could_not_be_sent_leaves_its_id_free(here: Server) -> None:
+    ask(here, "/generate", {"text": "a", "rid": "again", "sampling_params": {"top_k": 2**70}})
+    status, body = ask(here, "/generate", {"text": "a", "rid": "again", "sampling_params": {"max_new_tokens": 1}})
+    assert status == 200, body
+
+
+def test_a_forbidden_token_has_no_log_probability(here: Server) -> None:
+    params = {"max_new_tokens": 2, "min_new_tokens": 2}
+    body = {"text": "a", "return_logprob": True, "token_ids_logprob": [4089], "sampling_params": params}
+    status, answer = ask(here, "/generate", body)
+    assert status == 200, answer
+
+
+@pytest.mark.parametrize("name", ["self", "messages", "tools", "add_generation_prompt"])
+def test_template_arguments_cannot_break_the_call(here: Server, name: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {name: 1}, "max_tokens": 1}
+    assert ask(here, "/v1/chat/completions", body)[0] == (200 if name == "self" else 400)
+
+
+def test_abort_reaches_the_choices_of_a_batch(here: Server) -> None:
+    got: list[Any] = []
+    params = {"n": 2, "max_new_tokens": 1500, "ignore_eos": True}
+    body = {"text": ["a", "b"], "rid": "batch", "sampling_params": params}
+    thread = threading.Thread(target=lambda: got.append(ask(here, "/generate", body)))
+    thread.start()
+    time.sleep(1)
+    ask(here, "/abort_request", {"rid": "batch"})
+    thread.join(10)
+    alive = thread.is_alive()
+    ask(here, "/abort_request", {"abort_all": True})
+    thread.join(30)
+    assert not alive
+    assert {one["meta_info"]["finish_reason"]["type"] for one in got[0][1]} == {"abort"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/completions", {"prompt": ""}, "prompt"),
+        ("/v1/completions", {"prompt": [10**9]}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello " * 5000}]}, "messages"),
+    ],
+)
+def test_the_error_names_the_field_that_was_sent(here: Server, path: str, body: Any, field: str) -> None:
+    assert ask(here, path, body)[1]["error"]["param"] == field
+
+
+def test_completions_default_length_gives_way_to_the_context(here: Server) -> None:
+    status, answer = ask(here, "/v1/completions", {"prompt": [5] * 2040, "temperature": 0})
+    assert status == 200, answer
+    assert answer["choices"][0]["finish_reason"] in ("length", "stop")
+
+
+def test_many_sequences_do_not_hold_up_others(here: Server) -> None:
+    body = {"text": ["a"] * 1024, "sampling_params": {"n": 128, "max_new_tokens": 1}}
+    status, answer = ask(here, "/generate", body)
+    assert status == 400, answer  # more than can ever be queued: not a 503 that invites to try again
+
+
+def test_websockets_are_refused_politely(here: Server) -> None:
+    link = http.client.HTTPConnection(urlparse(here.url).netloc, timeout=10)
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    link.request("GET", "/health", headers=headers | {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="})
+    assert link.getresponse().status < 500
+
+
+def test_sigterm_to_the_whole_group_still_drains() -> None:
+    """systemd and timeout(1) signal every process of a service."""
+    with running() as server:
+        got: list[Any] = []
+        body = {"text": "a", "sampling_params": {"max_new_tokens": 150, "ignore_eos": True}}
+        thread = threading.Thread(target=lambda: got.append(ask(server, "/generate", body)))
+        thread.start()
+        time.sleep(0.5)
+        for process in server.everybody():
+            os.kill(process.pid, signal.SIGTERM)
+        thread.join(30)
+        assert got[0][0] == 200, got
+
+
+def test_what_the_drain_timeout_cuts_ends_with_words() -> None:
+    with running("--drain-timeout", "1") as server:
+        link = http.client.HTTPConnection(urlparse(server.url).netloc, timeout=60)
+        body = {"text": "a", "stream": True, "sampling_params": {"max_new_tokens": 1900, "ignore_eos": True}}
+        link.request("POST", "/generate", json.dumps(body), {"content-type": "application/json"})
+        answer = link.getresponse()
+        answer.readline()
+        server.process.terminate()
+        assert answer.read().endswith(b"data: [DONE]\n\n")
+        server.process.wait(30)
+        assert "Traceback" not in server.log
