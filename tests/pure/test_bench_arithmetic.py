@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_events() -> None:
 def test_events_at_any_cuts(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     events = Events()
-    assert [e for a, b in zip(edges, edges[1:], strict=False) for e in events.feed(STREAM[a:b])] == EVENTS
+    assert [e for a, b in pairwise(edges) for e in events.feed(STREAM[a:b])] == EVENTS
 
 
 def test_a_last_event_without_its_blank_line() -> None:
@@ -75,7 +76,7 @@ def test_most_at_once() -> None:
 def test_arrivals(burstiness: float, variation: float) -> None:
     """Mean gap 1 / rate; the coefficient of variation of a gamma distribution is 1 / sqrt(shape)."""
     times = arrivals(20_000, 10.0, burstiness, random.Random(3))
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     assert times[0] == 0
     assert statistics.fmean(gaps) == pytest.approx(0.1, rel=0.05)
     assert statistics.stdev(gaps) / statistics.fmean(gaps) == pytest.approx(variation, rel=0.05)
