@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         return [found.ids for found in self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)]
+
+    @cached_property
+    def control(self) -> tuple[str, ...]:
+        """The spellings of control tokens."""
+        return tuple(text for token in self.special if (text := self.backend.id_to_token(token)))
+
+    def encode_as_text(self, text: str) -> list[int]:
+        """Token ids of text in which control tokens are nothing but their characters."""
+        return self._as_text.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _as_text(self) -> Backend:
+        backend = Backend.from_str(self.backend.to_str())
+        backend.encode_special_tokens = True
+        return backend
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)

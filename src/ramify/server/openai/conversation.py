@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import secrets
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -96,18 +100,61 @@ def template_of(state: State) -> ChatTemplate:
 
 
 async def encode(state: State, asked: Conversation, add_generation_prompt: bool = True) -> tuple[str, list[int]]:
-    """The prompt of a conversation and its token ids."""
-    prompt = await state.off_loop(render, template_of(state), asked, add_generation_prompt)
-    (tokens,) = await tokenize(state, [prompt], add_special_tokens=False)
-    return prompt, tokens
+    """The prompt of a conversation and its token ids.
+
+    What a user, a system prompt or a tool wrote is text: where it spells a control token of the model it does not
+    become one. Such spots are kept out of the template's way and out of the tokenizer's.
+    """
+    quotes = Quotes(state.words().control)
+    prompt = await state.off_loop(render, template_of(state), asked, add_generation_prompt, quotes)
+    if not quotes.texts:
+        (tokens,) = await tokenize(state, [prompt], add_special_tokens=False)
+        return prompt, tokens
+    pieces = quotes.split(prompt)
+    plain = await tokenize(state, pieces[::2], add_special_tokens=False)
+    quoted = await state.off_loop(lambda: [state.words().encode_as_text(text) for text in pieces[1::2]])
+    tokens = [token for pair in zip_longest(plain, quoted, fillvalue=[]) for piece in pair for token in piece]
+    return "".join(pieces), tokens
 
 
-def render(template: ChatTemplate, asked: Conversation, add_generation_prompt: bool = True) -> str:
+class Quotes:
+    """Stands a mark in the place of every control token that is spelled in somebody's text."""
+
+    def __init__(self, control: Sequence[str]) -> None:
+        self.texts: list[str] = []
+        self._mark = f"\uf8f0{secrets.token_hex(4)}:"
+        self._spelled = (
+            re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True)))) if control else None
+        )
+
+    def quote(self, text: str) -> str:
+        return text if self._spelled is None else self._spelled.sub(self._keep, text)
+
+    def _keep(self, found: re.Match[str]) -> str:
+        self.texts.append(found[0])
+        return f"{self._mark}{len(self.texts) - 1}\uf8f1"
+
+    def split(self, prompt: str) -> list[str]:
+        """Text of the template and quoted text in turns."""
+        pieces = re.split(f"{self._mark}(\\d+)\uf8f1", prompt)
+        return [self.texts[int(piece)] if number % 2 else piece for number, piece in enumerate(pieces)]
+
+
+NO_QUOTES = Quotes(())
+WRITTEN_BY_THE_MODEL = "assistant"
+
+
+def render(
+    template: ChatTemplate, asked: Conversation, add_generation_prompt: bool = True, quotes: Quotes = NO_QUOTES
+) -> str:
     """The prompt; what is not text in the messages is refused by name.
 
     With `continue_final_message` the last message, the assistant's, is what the answer begins with.
     """
     messages = plain_messages(asked.messages)
+    for message in messages:
+        if message["role"] != WRITTEN_BY_THE_MODEL:
+            message["content"] = quotes.quote(message["content"])
     more = template_arguments(asked)
     tools = None if asked.tool_choice == "none" else asked.tools
     if not asked.continue_final_message:
