@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -113,7 +112,9 @@ async def encode(state: State, asked: Conversation, add_generation_prompt: bool 
     pieces = quotes.split(prompt)
     plain = await tokenize(state, pieces[::2], add_special_tokens=False)
     quoted = await state.off_loop(lambda: [state.words().encode_as_text(text) for text in pieces[1::2]])
-    tokens = [token for pair in zip_longest(plain, quoted, fillvalue=[]) for piece in pair for token in piece]
+    tokens = list(plain[0])
+    for text, after in zip(quoted, plain[1:], strict=True):
+        tokens += [*text, *after]
     return "".join(pieces), tokens
 
 
