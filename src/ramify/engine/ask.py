@@ -13,7 +13,7 @@ from typing import Any
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
-from ramify.wire.messages import Submit
+from ramify.wire.messages import Submit, Turn
 from ramify.wire.plan import LogprobsWanted
 
 MAX_RID = 256
@@ -49,6 +49,7 @@ class Ask:
     priority: int = 0
     salt: str = ""
     arrived: float = 0.0
+    turn: Turn | None = None
 
 
 def new_rid() -> str:
@@ -71,6 +72,8 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     wants = _logprobs(ask, len(tokens), limits.vocab)
     check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
     check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
+    if ask.turn is not None and ask.params.n > 1:
+        raise BadRequest("a turn of a session is one choice: n should be 1", param="n")
     return [
         Submit(
             rid=rid if ask.params.n == 1 else f"{rid}_{choice}",
@@ -86,6 +89,7 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             arrived=ask.arrived,
             stride=_stride(ask, limits),
             logprobs=wants,
+            turn=ask.turn,
         )
         for choice in range(ask.params.n)
     ]

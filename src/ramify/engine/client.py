@@ -7,6 +7,7 @@ the news of a whole step, and wakes an event loop once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import queue
@@ -22,7 +23,7 @@ from ramify.engine.generation import Generation, News
 from ramify.text.stream import TextStream
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.channel import ClientEnd
-from ramify.wire.messages import Abort, Answer, Control, Farewell, Hello, Replies
+from ramify.wire.messages import Abort, Answer, Control, Farewell, FreezeGC, Hello, Logging, Replies
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class Client:
         self.limits = limits
         self.tokenizer = tokenizer
         self.facts: dict[str, Any] = {}
+        self.logging = Logging()
+        self.on_logging: Callable[[Logging], None] = lambda logging: None
         self.died: str | None = None  # why the engine is gone
         self.ready = threading.Event()
         self._end = end
@@ -88,7 +91,8 @@ class Client:
     def abort(self, generation: Generation) -> None:
         """Its caller has lost interest: nothing more is delivered."""
         if self._open.pop(generation.submit.rid, None) is not None:
-            self._end.send(Abort(generation.submit.rid))
+            told = None if generation.submit.turn is None else len(generation.ids)  # a session holds what was delivered
+            self._end.send(Abort(generation.submit.rid, keep=told))
 
     def iterate(self, ask: Ask, text: bool = True) -> Iterator[News]:
         """News of all choices until all have ended, for a caller that may block."""
@@ -154,6 +158,12 @@ class Client:
                 elif isinstance(message, Hello):
                     self.facts |= message.facts
                     self.ready.set()
+                elif isinstance(message, Logging):
+                    self.logging = message
+                    self.on_logging(message)
+                elif isinstance(message, FreezeGC):
+                    gc.collect()
+                    gc.freeze()
                 else:
                     self._part(message)
                     return
@@ -190,8 +200,8 @@ class Client:
 
     def _answer(self, answer: Answer) -> None:
         future = self._answers.pop(answer.ticket, None)
-        if future is None:
-            return
+        if future is None or not future.set_running_or_notify_cancel():
+            return  # whoever asked has left
         if answer.error is None:
             future.set_result(answer.value)
         else:
@@ -208,7 +218,8 @@ class Client:
             self._deliver(generation.deliver, generation.fail(finish))
         self._flush()
         for future in self._answers.values():
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
         self._answers.clear()
 
 

@@ -21,6 +21,8 @@ from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Flat, Shape
 from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
 from ramify.server.errors import stream_error
+from ramify.server.requestlog import request_log
+from ramify.server.sessions import SessionParams, continued, one_each, settled
 from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -48,6 +50,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     priority: int | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
+    session_params: SessionParams | list[SessionParams] | None = None
+    no_logs: bool = False
 
 
 class Generated(msgspec.Struct, kw_only=True):
@@ -65,9 +69,9 @@ class Generated(msgspec.Struct, kw_only=True):
 
 NO_EFFECT = {
     "log_metrics": "every request is counted",
-    "no_logs": "requests are not logged",
     "custom_labels": "metrics have no labels of requests",
     "conversation_id": "the prefix cache finds conversations by their tokens",
+    "session_id": "the prefix cache finds conversations by their tokens",
     "routing_key": "there is nothing to route",
     "background": "use priority",
     "kv_hints": "the cache decides by use",
@@ -79,8 +83,6 @@ REFUSED = {
     "video_data": "videos",
     "audio_data": "audio",
     "lora_path": "adapters",
-    "session_params": "sessions",
-    "session_id": "sessions",
     "custom_logit_processor": "custom logit processors",
     "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
@@ -111,9 +113,9 @@ async def generate(request: Request, state: State, asked: GenerateRequest) -> An
     many = batch or len(asks) > 1 or asks[0].params.n > 1
     if asked.stream:
         keep_alive = state.resolved.settings.server.keep_alive_interval
-        news = await Ahead(news_of(state, asks)).look(keep_alive)
+        news = await Ahead(news_of(state, asks, logged=not asked.no_logs)).look(keep_alive)
         return EventStream(_frames(state, news, asks, shape, many), news, keep_alive)
-    generations = await collect(state, asks)
+    generations = await collect(state, asks, logged=not asked.no_logs)
     outputs = [_output(shape, generation, asked) for generation in generations]
     return as_json(outputs if many else outputs[0])
 
@@ -153,9 +155,11 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     ids = _per_prompt_ids(asked.token_ids_logprob, count)
     priority = check_priority(asked.priority, state.resolved.settings.schedule.schedule_low_priority_values_first)
     salt, now = salt_of(asked.extra_key, asked.cache_salt), time.monotonic()
+    sessions = one_each(asked.session_params, count, batch)
+    prompts = [await continued(state, sessions[i], tokens[i]) for i in range(count)]
     asks = [
         Ask(
-            tokens=tokens[i],
+            tokens=prompts[i][0],
             params=params[i],
             rid=rids[i],
             stream=asked.stream,
@@ -166,6 +170,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             priority=priority,
             salt=salt,
             arrived=now,
+            turn=prompts[i][1],
         )
         for i in range(count)
     ]
@@ -202,29 +207,34 @@ def _rids(rid: Any, count: int, batch: bool) -> list[str]:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-async def news_of(state: State, asks: list[Ask], text: bool = True) -> AsyncGenerator[News, None]:
+async def news_of(state: State, asks: list[Ask], logged: bool = True) -> AsyncGenerator[News, None]:
     """News of several requests as they come. Leaving early, or an error, aborts all that still run."""
     inbox: asyncio.Queue[News] = asyncio.Queue()
     deliver = state.client.into(inbox)
     opened: list[Generation] = []
+    lines = request_log(state, logged)
     try:
         for ask in asks:
-            opened += state.client.open(ask, deliver, text)
+            opened += state.client.open(ask, deliver)
+        await lines.received(opened)
         waiting = len(opened)
         while waiting:
             news = await inbox.get()
             raise_if_failed(news)
-            waiting -= news.finish is not None
+            if news.finish is not None:
+                waiting -= 1
+                await settled(state, news.generation.submit.turn)
             yield news
     finally:
         for generation in opened:
             state.client.abort(generation)
+            lines.finished(generation)
 
 
-async def collect(state: State, asks: list[Ask]) -> list[Generation]:
+async def collect(state: State, asks: list[Ask], logged: bool = True) -> list[Generation]:
     """All generations, finished, in the order of the prompts and of their choices."""
     place: dict[str, Generation] = {}
-    async for news in news_of(state, asks):
+    async for news in news_of(state, asks, logged):
         if news.finish is not None:
             place[news.generation.submit.rid] = news.generation
     return [place[rid] for ask in asks for rid in rids_of(ask)]

@@ -10,6 +10,7 @@ import torch
 
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
+from ramify.worker.profile import StepProfiler
 from ramify.worker.runner import Forwarded, Runner
 
 
@@ -30,6 +31,7 @@ class ThreadExecutor:
     def __init__(self, runner: Runner, prepare: Callable[[], None] = lambda: None) -> None:
         self._runner = runner
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ramify-steps", initializer=prepare)
+        self.profiler = StepProfiler(self._pool.submit)
         self._launched: dict[int, Future[Forwarded]] = {}
         self._waiting: list[Future[StepResult]] = []
 
@@ -54,11 +56,14 @@ class ThreadExecutor:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self.profiler.close()
 
     def _forward(self, plan: Plan) -> Forwarded:
-        with torch.inference_mode():
+        with torch.inference_mode(), self.profiler.forward(plan):
             return self._runner.forward(plan)
 
     def _sample(self, forwarded: Future[Forwarded], constraints: object) -> StepResult:
-        with torch.inference_mode():
-            return self._runner.sample(forwarded.result(), constraints)
+        with torch.inference_mode(), self.profiler.sample():
+            result = self._runner.sample(forwarded.result(), constraints)
+        self.profiler.stepped()
+        return result

@@ -21,6 +21,7 @@ from ramify.server.openai.answers import (
     TopLogprob,
     Usage,
 )
+from ramify.server.sessions import SessionParams
 from ramify.server.state import State
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.result import TokenLogprobs
@@ -63,6 +64,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     priority: int | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
+    session_params: SessionParams | None = None
 
     @property
     def streams(self) -> bool:
@@ -80,6 +82,7 @@ NO_EFFECT = {
     "prompt_cache_retention": "the prefix cache decides by use",
     "verbosity": "the model decides",
     "custom_labels": "metrics have no labels of requests",
+    "session_id": "the prefix cache finds conversations by their tokens",
     "best_of": "every choice asked for is returned",
 }
 
@@ -88,8 +91,6 @@ REFUSED = {
     "ebnf": "structured output",
     "json_schema": "structured output",
     "lora_path": "adapters",
-    "session_params": "sessions",
-    "session_id": "sessions",
     "custom_logit_processor": "custom logit processors",
     "custom_params": "custom logit processors",
     "return_hidden_states": "hidden states as output",
