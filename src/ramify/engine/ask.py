@@ -9,7 +9,10 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
@@ -18,6 +21,27 @@ from ramify.wire.plan import LogprobsWanted
 
 MAX_RID = 256
 MAX_IDS = 1024
+BILLION = 10**9
+
+SessionName = Annotated[str, Meta(min_length=1, max_length=MAX_RID)]
+
+
+class SessionParams(msgspec.Struct, kw_only=True):
+    """After which turn of a session a request comes, and what of it counts.
+
+    `rid` is the id of that turn, none for a beginning; `replace` gives up what came after it before; `offset` cuts it,
+    to so many tokens if positive, by so many if negative; `drop_previous_output` leaves out what it generated.
+    """
+
+    id: SessionName
+    rid: str | None = None
+    offset: Annotated[int, Meta(ge=-BILLION, le=BILLION)] | None = None
+    replace: bool = False
+    drop_previous_output: bool = False
+
+    @property
+    def turn(self) -> Turn:
+        return Turn(self.id, self.rid, self.replace)
 
 
 @dataclass(frozen=True)

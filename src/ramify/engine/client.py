@@ -12,13 +12,13 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from ramify.core.errors import BadRequest, EngineDead, UserError, from_status
 from ramify.core.finish import Finish
-from ramify.engine.ask import Ask, Limits, submits
+from ramify.engine.ask import Ask, Limits, SessionParams, submits
 from ramify.engine.generation import Generation, News
 from ramify.text.stream import TextStream
 from ramify.text.tokenizer import Tokenizer
@@ -139,6 +139,26 @@ class Client:
         self._answers[ticket] = future
         self._end.send(Control(ticket, self._end.origin, name, args))
         return future
+
+    def session_prompt(self, place: SessionParams) -> Future[list[int]]:
+        """The tokens that a turn goes on from."""
+        if place.rid is None:
+            beginning: Future[list[int]] = Future()
+            beginning.set_result([])
+            return beginning
+        return self.order(
+            "session_prompt",
+            session=place.id,
+            after=place.rid,
+            replace=place.replace,
+            offset=place.offset,
+            drop_output=place.drop_previous_output,
+        )
+
+    def joined(self, known: list[int], tokens: Sequence[int]) -> list[int]:
+        """A prompt that goes on from `known`. Text is tokenized as if it began one: what says so is left out."""
+        begins = bool(known and tokens and self.tokenizer is not None and tokens[0] == self.tokenizer.bos)
+        return [*known, *(tokens[1:] if begins else tokens)]
 
     def _adopted(self, future: Future[Any]) -> None:
         if future.exception() is None:

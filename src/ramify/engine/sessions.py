@@ -124,6 +124,8 @@ class Sessions:
     def open(self, name: str | None, capacity: int, timeout: float | None) -> str:
         """A new session, which may hold `capacity` tokens; its name is made up where none is given."""
         self._sweep()
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise BadRequest("the capacity of a session should be a positive number", param="capacity_of_str_len")
         if name in self._open:
             raise BadRequest("Failed to open the session. Check if a session with the same id is still open.")
         if len(self._open) >= MAX_SESSIONS:

@@ -15,14 +15,14 @@ from starlette.responses import Response
 import ramify
 from ramify.core.errors import BadRequest, UserError
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, check_rid, new_rid
+from ramify.engine.ask import Ask, SessionParams, check_rid, new_rid
 from ramify.engine.engine import info_of, raise_if_failed
 from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Flat, Shape
 from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
 from ramify.server.errors import stream_error
 from ramify.server.requestlog import request_log
-from ramify.server.sessions import SessionParams, continued, one_each, settled
+from ramify.server.sessions import continued, one_each, settled
 from ramify.server.sse import DONE, Ahead, EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes

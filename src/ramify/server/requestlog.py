@@ -20,7 +20,7 @@ from ramify.wire.messages import Logging
 
 log = logging.getLogger(__name__)
 
-CUT = 1024  # characters, or tokens, of each end of a text that is cut
+CUT = 512  # characters, or tokens, of each end of a text that is cut
 PARAMETERS, CUT_TEXT, WHOLE_TEXT = 1, 2, 3
 
 

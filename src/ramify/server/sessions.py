@@ -11,16 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ramify.core.errors import BadRequest
-from ramify.engine.ask import MAX_RID
+from ramify.engine.ask import BILLION, SessionName, SessionParams
 from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
 from ramify.wire.messages import Turn
 
 WEEK = 7 * 86_400
-BILLION = 10**9
-
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_RID)]
 
 
 class OpenSession(msgspec.Struct, kw_only=True):
@@ -29,28 +26,14 @@ class OpenSession(msgspec.Struct, kw_only=True):
     """
 
     capacity_of_str_len: Annotated[int, Meta(ge=1, le=BILLION)]
-    session_id: Name | None = None
+    session_id: SessionName | None = None
     timeout: Annotated[float, Meta(gt=0, le=WEEK)] | None = None
 
 
 class CloseSession(msgspec.Struct, kw_only=True):
     """The body of `/close_session`."""
 
-    session_id: Name
-
-
-class SessionParams(msgspec.Struct, kw_only=True):
-    """After which turn of a session a request comes, and what of it counts.
-
-    `rid` is the id of that turn, none for a beginning; `replace` gives up what came after it before; `offset` cuts it,
-    to so many tokens if positive, by so many if negative; `drop_previous_output` leaves out what it generated.
-    """
-
-    id: Name
-    rid: str | None = None
-    offset: Annotated[int, Meta(ge=-BILLION, le=BILLION)] | None = None
-    replace: bool = False
-    drop_previous_output: bool = False
+    session_id: SessionName
 
 
 OPEN = Takes(OpenSession, refused={"streaming": "streaming sessions"})
@@ -78,28 +61,11 @@ async def continued(state: State, asked: SessionParams | None, tokens: list[int]
     """The whole prompt of a turn, of which `tokens` are new, and its place in the session."""
     if asked is None:
         return tokens, None
-    turn = Turn(asked.id, asked.rid, asked.replace)
-    if asked.rid is None:
-        return tokens, turn
-    order = state.client.order(
-        "session_prompt",
-        session=turn.session,
-        after=turn.after,
-        replace=turn.replace,
-        offset=asked.offset,
-        drop_output=asked.drop_previous_output,
-    )
     try:
-        known: list[int] = await asyncio.wrap_future(order)
+        known = await asyncio.wrap_future(state.client.session_prompt(asked))
     except BadRequest as e:
         raise BadRequest(e.message, param="session_params") from None
-    return (known + _without_beginning(state, tokens) if known else tokens), turn
-
-
-def _without_beginning(state: State, tokens: list[int]) -> list[int]:
-    """Text is tokenized as if it began a prompt, which it does not here."""
-    begins = state.tokenizer is not None and tokens and tokens[0] == state.tokenizer.bos
-    return tokens[1:] if begins else tokens
+    return state.client.joined(known, tokens), asked.turn
 
 
 async def settled(state: State, turn: Turn | None) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
+from ramify.engine.ask import SessionParams
 from ramify.engine.generation import Generation
 from ramify.server.ask import check_priority, salt_of
 from ramify.server.openai.answers import (
@@ -21,7 +22,6 @@ from ramify.server.openai.answers import (
     TopLogprob,
     Usage,
 )
-from ramify.server.sessions import SessionParams
 from ramify.server.state import State
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.result import TokenLogprobs
