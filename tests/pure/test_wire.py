@@ -12,12 +12,26 @@ from ramify.core.finish import Finish
 from ramify.core.params import SamplingParams
 from ramify.wire import codec
 from ramify.wire.channel import ZmqClientEnd, ZmqEngineEnd, inproc
-from ramify.wire.messages import Abort, Answer, Control, Farewell, Hello, Replies, Reply, Submit
+from ramify.wire.messages import (
+    Abort,
+    Answer,
+    Control,
+    Farewell,
+    FreezeGC,
+    Hello,
+    Logging,
+    Replies,
+    Reply,
+    Submit,
+    Turn,
+)
 from ramify.wire.plan import Grant, LogprobsWanted, Opened, PageCopy, Plan, Row
 from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
 
 PARAMS = SamplingParams.parse({"temperature": 0.5, "stop": ["a", "b"], "logit_bias": {"5": 1.5}, "n": 2})
-SUBMIT = Submit("r", 1, [1, 2, 3], PARAMS, 128, True, -5, logprobs=LogprobsWanted(0, 2, (7, 8)))
+SUBMIT = Submit(
+    "r", 1, [1, 2, 3], PARAMS, 128, True, -5, logprobs=LogprobsWanted(0, 2, (7, 8)), turn=Turn("s", "a", True)
+)
 TO_ENGINE = [SUBMIT, Abort("r"), Abort("r", keep=3), Control(4, 0, "flush", {"timeout": 1.5})]
 SCORED = TokenLogprobs(3, [-1.5, -2.0], [[-1.0], [-2.0]], [[5], [6]])
 TO_CLIENT = [
@@ -25,6 +39,8 @@ TO_CLIENT = [
     Answer(4, {"a": [1, 2]}),
     Answer(4, error="no", status=404),
     Hello({"max": 3}),
+    Logging("debug", True, 3, "json"),
+    FreezeGC(),
     Farewell("gone"),
 ]
 

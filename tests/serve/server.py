@@ -60,7 +60,10 @@ class Server:
         """By role: engine, api-0, ..."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            words = child.cmdline()
+            try:
+                words = child.cmdline()
+            except (psutil.ZombieProcess, psutil.NoSuchProcess):
+                continue  # it has just ended
             if "ramify.engine.process" in words:
                 found["engine"] = child
             elif "ramify.server.process" in words:

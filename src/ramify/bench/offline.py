@@ -91,7 +91,7 @@ class Theirs:
 
         self._torch = torch
         self._threads = threads
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).train(False)
         self._model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
         self._model.generation_config.eos_token_id = None  # to the full length
 

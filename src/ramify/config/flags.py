@@ -61,7 +61,7 @@ INSTEAD: dict[str, str] = {
     "enable-deterministic-inference": "Seeds are honoured; batch-invariant arithmetic is not in this version.",
     "enable-multimodal": "Text only in this version.",
     "mm": "Text only in this version.",
-    "log-requests": "Use --log-level debug for a line per request.",
+    "log-requests-target": "Lines about requests go to stderr with the others.",
     "ssl": "Put a TLS proxy in front.",
     "enable-trace": "Traces are not in this version; /metrics has latencies.",
     "grpc": "HTTP only.",

@@ -169,6 +169,8 @@ def _check(settings: Settings) -> None:
         raise StartupError("--chunked-prefill-size must be positive, or -1 for no limit")
     if cache.mem_fraction_static is not None and not 0 < cache.mem_fraction_static <= 1:
         raise StartupError("--mem-fraction-static must be above 0 and at most 1")
+    if not 0 <= settings.log.log_requests_level <= 3:
+        raise StartupError(f"--log-requests-level must be between 0 and 3, got {settings.log.log_requests_level}")
     if not 0 <= server.port < 65536:
         raise StartupError(f"--port must be between 0 and 65535, got {server.port}")
     _check_parallel(settings)

@@ -108,6 +108,10 @@ class LogSettings:
 
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "How much to log.")
     log_interval: float = setting(5.0, "Seconds between throughput lines while busy; 0: none.")
+    log_requests: bool = setting(False, "A line for every request when it comes, and one when it ends.")
+    log_requests_level: int = setting(2, "0: ids and counts; 1: and parameters; 2: and text, cut; 3: and all the text.")
+    log_requests_format: Literal["text", "json"] = setting("text", "How these lines look.")
+    profile_dir: str | None = setting(None, "Folder for traces of /start_profile. Default: a new one under /tmp.")
     metrics_compat: Literal["none", "sglang"] = setting("none", "Export the metrics under SGLang's names as well.")
 
     @property

@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-import ramify
 from ramify.core.errors import StartupError
 
 BUNDLED = "concierge"
@@ -17,7 +16,7 @@ UNWANTED = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "original/*", "consoli
 
 def bundled_model() -> Path:
     """The folder of the demo model inside the package."""
-    return Path(ramify.__file__).parent / "bundled" / BUNDLED
+    return Path(__file__).parents[1] / "bundled" / BUNDLED
 
 
 def locate(model_path: str | None, revision: str | None = None, *, weights: bool = True) -> Path:

@@ -29,15 +29,23 @@ class _Context(logging.Filter):
 class _OneLine(logging.Formatter):
     """Message text comes partly from requests: control characters must not be able to forge a second line."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        return record.getMessage() if getattr(record, "is_json", False) else super().format(record)
+
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = printable(record.message)
+        whole = getattr(record, "is_whole", False)
+        record.message = printable(record.message, len(record.message) if whole else MAX_LINE)
         return super().formatMessage(record)
 
 
-def printable(text: str) -> str:
+JSON = {"is_json": True}  # `extra` of a record that is one line of ASCII already, and stands alone
+WHOLE = {"is_whole": True}  # `extra` of a record that somebody asked to have uncut
+
+
+def printable(text: str, longest: int = MAX_LINE) -> str:
     """`text` with control characters escaped and a length bound, safe for one line of log."""
-    if len(text) > MAX_LINE:
-        text = text[:MAX_LINE] + "..."
+    if len(text) > longest:
+        text = text[:longest] + "..."
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -53,6 +61,11 @@ def setup(level: str = "info", role: str = "ramify") -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Another level for this process, from now on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def get(name: str) -> logging.Logger:

@@ -9,16 +9,40 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
-from ramify.wire.messages import Submit
+from ramify.wire.messages import Submit, Turn
 from ramify.wire.plan import LogprobsWanted
 
 MAX_RID = 256
 MAX_IDS = 1024
 MAX_TOP_ENTRIES = 1 << 19  # best tokens listed in one answer, over all its positions
+BILLION = 10**9
+
+SessionName = Annotated[str, Meta(min_length=1, max_length=MAX_RID)]
+
+
+class SessionParams(msgspec.Struct, kw_only=True):
+    """After which turn of a session a request comes, and what of it counts.
+
+    `rid` is the id of that turn, none for a beginning; `replace` gives up what came after it before; `offset` cuts it,
+    to so many tokens if positive, by so many if negative; `drop_previous_output` leaves out what it generated.
+    """
+
+    id: SessionName
+    rid: str | None = None
+    offset: Annotated[int, Meta(ge=-BILLION, le=BILLION)] | None = None
+    replace: bool = False
+    drop_previous_output: bool = False
+
+    @property
+    def turn(self) -> Turn:
+        return Turn(self.id, self.rid, self.replace)
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,7 @@ class Ask:
     priority: int = 0
     salt: str = ""
     arrived: float = 0.0
+    turn: Turn | None = None
 
 
 def new_rid() -> str:
@@ -81,6 +106,8 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     wants = _logprobs(ask, len(tokens), max_new, limits.vocab)
     check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
     check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
+    if ask.turn is not None and ask.params.n > 1:
+        raise BadRequest("a turn of a session is one choice: n should be 1", param="n")
     return [
         Submit(
             rid=rid if ask.params.n == 1 else f"{rid}_{choice}",
@@ -96,6 +123,7 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             arrived=ask.arrived,
             stride=_stride(ask, limits),
             logprobs=wants,
+            turn=ask.turn,
         )
         for choice in range(ask.params.n)
     ]

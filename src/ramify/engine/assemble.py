@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ramify.cache.ledger import Ledger
 from ramify.config.resolve import Resolved
 from ramify.engine.control import Controls
-from ramify.engine.loop import Executor, Loop
+from ramify.engine.loop import Loop
 from ramify.engine.meter import EngineMeter
+from ramify.engine.sessions import Sessions
 from ramify.schedule.budget import StepBudget
 from ramify.schedule.policy import make_policy
-from ramify.schedule.scheduler import Scheduler
+from ramify.schedule.scheduler import Observers, Scheduler
 from ramify.wire.channel import EngineEnd
 from ramify.worker.null import NullExecutor
+
+if TYPE_CHECKING:
+    from ramify.worker.executor import ThreadExecutor
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     """A loop that is ready to run: weights loaded, pages allocated."""
     executor = make_executor(resolved, progress)
     schedule = resolved.settings.schedule
-    meter = EngineMeter(resolved)
+    meter, sessions = EngineMeter(resolved), Sessions()
     scheduler = Scheduler(
         Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache),
         StepBudget(resolved.chunk, resolved.rows),
@@ -35,15 +40,17 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
         max_queued=resolved.queue,
         conservativeness=schedule.schedule_conservativeness,
         preempt_above=schedule.priority_scheduling_preemption_threshold,
-        observer=meter,
+        observer=Observers(meter, sessions),
         clock=time.monotonic,
         seed=resolved.settings.model.random_seed,
     )
     meter.watch(scheduler)
-    return Loop(scheduler, executor, channel, depth=resolved.depth, control=Controls(resolved, meter), meter=meter)
+    profiler = None if isinstance(executor, NullExecutor) else executor.profiler
+    control = Controls(resolved, meter, sessions, profiler)
+    return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
 
 
-def make_executor(resolved: Resolved, progress: Progress | None = None) -> Executor:
+def make_executor(resolved: Resolved, progress: Progress | None = None) -> ThreadExecutor | NullExecutor:
     """The model on its device. Torch is imported here and not before."""
     if resolved.settings.model.load_format == "none":
         return NullExecutor(resolved.model.vocab)

@@ -7,22 +7,23 @@ the news of a whole step, and wakes an event loop once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from ramify.core.errors import BadRequest, EngineDead, UserError, from_status
 from ramify.core.finish import Finish
-from ramify.engine.ask import Ask, Limits, submits
+from ramify.engine.ask import Ask, Limits, SessionParams, submits
 from ramify.engine.generation import Generation, News
 from ramify.text.stream import TextStream
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.channel import ClientEnd
-from ramify.wire.messages import Abort, Answer, Control, Farewell, Hello, Replies
+from ramify.wire.messages import Abort, Answer, Control, Farewell, FreezeGC, Hello, Logging, Replies
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class Client:
         self.limits = limits
         self.tokenizer = tokenizer
         self.facts: dict[str, Any] = {}
+        self.logging = Logging()
+        self.on_logging: Callable[[Logging], None] = lambda logging: None
         self.died: str | None = None  # why the engine is gone
         self.ready = threading.Event()
         self._end = end
@@ -93,7 +96,8 @@ class Client:
     def abort(self, generation: Generation) -> None:
         """Its caller has lost interest: nothing more is delivered."""
         if self._open.pop(generation.submit.rid, None) is not None:
-            self._end.send(Abort(generation.submit.rid))
+            told = None if generation.submit.turn is None else len(generation.ids)  # a session holds what was delivered
+            self._end.send(Abort(generation.submit.rid, keep=told))
 
     def give_up(self, reason: str) -> None:
         """End everything that is open, with a last word to its callers."""
@@ -150,6 +154,26 @@ class Client:
         self._end.send(Control(ticket, self._end.origin, name, args))
         return future
 
+    def session_prompt(self, place: SessionParams) -> Future[list[int]]:
+        """The tokens that a turn goes on from."""
+        if place.rid is None:
+            beginning: Future[list[int]] = Future()
+            beginning.set_result([])
+            return beginning
+        return self.order(
+            "session_prompt",
+            session=place.id,
+            after=place.rid,
+            replace=place.replace,
+            offset=place.offset,
+            drop_output=place.drop_previous_output,
+        )
+
+    def joined(self, known: list[int], tokens: Sequence[int]) -> list[int]:
+        """A prompt that goes on from `known`. Text is tokenized as if it began one: what says so is left out."""
+        begins = bool(known and tokens and self.tokenizer is not None and tokens[0] == self.tokenizer.bos)
+        return [*known, *(tokens[1:] if begins else tokens)]
+
     def _adopted(self, future: Future[Any]) -> None:
         if future.exception() is None:
             self.facts |= future.result()
@@ -168,6 +192,12 @@ class Client:
                 elif isinstance(message, Hello):
                     self.facts |= message.facts
                     self.ready.set()
+                elif isinstance(message, Logging):
+                    self.logging = message
+                    self.on_logging(message)
+                elif isinstance(message, FreezeGC):
+                    gc.collect()
+                    gc.freeze()
                 else:
                     self._part(message)
                     return
@@ -204,8 +234,8 @@ class Client:
 
     def _answer(self, answer: Answer) -> None:
         future = self._answers.pop(answer.ticket, None)
-        if future is None:
-            return
+        if future is None or not future.set_running_or_notify_cancel():
+            return  # whoever asked has left
         if answer.error is None:
             future.set_result(answer.value)
         else:
@@ -222,7 +252,8 @@ class Client:
             self._deliver(generation.deliver, generation.fail(finish))
         self._flush()
         for future in self._answers.values():
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
         self._answers.clear()
 
 

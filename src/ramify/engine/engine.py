@@ -20,9 +20,10 @@ from ramify.config.read import overlay
 from ramify.config.resolve import Resolved
 from ramify.config.settings import Settings
 from ramify.config.source import locate
+from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, from_status
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, Limits
+from ramify.engine.ask import Ask, Limits, SessionParams
 from ramify.engine.assemble import assemble
 from ramify.engine.build import prepare
 from ramify.engine.client import Client
@@ -31,6 +32,7 @@ from ramify.engine.outputs import Shape
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer, load_tokenizer
 from ramify.wire.channel import inproc
+from ramify.wire.messages import Turn
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +110,14 @@ class Engine:
         priority: int = 0,
         extra_key: str | None = None,
         return_text_in_logprobs: bool = False,
+        session_params: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         progress: bool | None = None,
     ) -> Any:
         """Generate from text or token ids, one prompt or a list.
 
         Returns a dict like `/generate`'s for one prompt and a list of them for a list or for `n` above 1; with
         `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request is refused or fails.
+        `session_params` make a prompt a turn of a session: {id, rid, offset, replace, drop_previous_output}.
         `progress` shows a bar on long work; None shows it on a terminal.
         """
         asks, one = self._asks(
@@ -122,6 +126,7 @@ class Engine:
             input_ids,
             stream,
             rid,
+            session_params,
             return_logprob=return_logprob,
             logprob_start=-1 if logprob_start_len is None else logprob_start_len,
             top_logprobs=top_logprobs_num or 0,
@@ -135,7 +140,9 @@ class Engine:
         outputs = self._collect(asks, shape, _bar_wanted(progress, len(asks)))
         return outputs[0] if one and len(outputs) == 1 else outputs
 
-    def _asks(self, prompt: Any, params: Any, ids: Any, stream: bool, rid: Any, **more: Any) -> tuple[list[Ask], bool]:
+    def _asks(
+        self, prompt: Any, params: Any, ids: Any, stream: bool, rid: Any, places: Any, **more: Any
+    ) -> tuple[list[Ask], bool]:
         """One `Ask` per prompt, and whether there was one prompt rather than a list."""
         if (prompt is None) == (ids is None):
             raise BadRequest("give either prompt or input_ids", param="prompt")
@@ -147,11 +154,25 @@ class Engine:
         each = _per_prompt(params, len(given), "sampling_params")
         rids = _rids(rid, len(given))
         now = time.monotonic()
+        turns = self._turns(places, tokens, one)
         asks = [
-            Ask(tokens=t, params=as_params(p), rid=r, stream=stream, arrived=now, **more)
-            for t, p, r in zip(tokens, each, rids, strict=True)
+            Ask(tokens=whole, params=as_params(p), rid=r, stream=stream, arrived=now, turn=turn, **more)
+            for (whole, turn), p, r in zip(turns, each, rids, strict=True)
         ]
         return asks, one
+
+    def _turns(self, places: Any, tokens: Sequence[Any], one: bool) -> list[tuple[Any, Turn | None]]:
+        """Whole prompts, and their places in sessions."""
+        if places is None:
+            return [(new, None) for new in tokens]
+        if isinstance(places, dict) != one:
+            raise BadRequest("session_params: one for each prompt", param="session_params")
+        asked = [
+            convert(place, SessionParams, "session_params")
+            for place in _per_prompt(places, len(tokens), "session_params")
+        ]
+        known = [self._client.session_prompt(place).result() for place in asked]
+        return [(self._client.joined(k, new), a.turn) for k, new, a in zip(known, tokens, asked, strict=True)]
 
     def _collect(self, asks: list[Ask], shape: Shape, bar: bool) -> list[Output]:
         """All of them at once; results in the order of the prompts, choices of one prompt side by side."""
@@ -247,6 +268,17 @@ class Engine:
         return self.tokenizer
 
     # -- orders ------------------------------------------------------------------------------------------------------
+
+    def open_session(
+        self, capacity_of_str_len: int, session_id: str | None = None, timeout: float | None = None
+    ) -> str:
+        """A session, by its id. Its capacity is counted in tokens; unused for `timeout` seconds, or a day, it ends."""
+        order = self._client.order("open_session", session_id=session_id, capacity=capacity_of_str_len, timeout=timeout)
+        return order.result()
+
+    def close_session(self, session_id: str) -> None:
+        """Forget a session, if it is still open."""
+        self._client.order("close_session", session_id=session_id).result()
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes; False while requests run."""

@@ -62,15 +62,32 @@ class Controller(Protocol):
 
     def handle(self, loop: Loop, control: Control) -> None: ...
 
+    def submit(self, loop: Loop, submit: Submit) -> None:
+        """Give a request to the scheduler; raises `UserError` where it is refused."""
+
+    def last_word(self, rid: str, keep: int) -> None:
+        """The text of a request has ended it after `keep` tokens, whether or not the engine had ended it before."""
+
     def tick(self, loop: Loop) -> None:
         """Once per step."""
+
+    def patience(self) -> float | None:
+        """Seconds after which `tick` is due although nothing happens; None: never."""
 
 
 class NoController:
     def handle(self, loop: Loop, control: Control) -> None:
         loop.channel.send(control.origin, Answer(control.ticket, error="nothing is controlled here", status=501))
 
+    def submit(self, loop: Loop, submit: Submit) -> None:
+        loop.scheduler.submit(submit)
+
+    def last_word(self, rid: str, keep: int) -> None: ...
+
     def tick(self, loop: Loop) -> None: ...
+
+    def patience(self) -> float | None:
+        return None
 
 
 class NoMeter:
@@ -106,6 +123,7 @@ class Loop:
         self.depth = depth
         self.flying: deque[Flight] = deque()
         self.stopping = False
+        self.paused = False
         self._control = control or NoController()
         self._meter = meter or NoMeter()
         self._stuck = True  # the last step had nothing to do
@@ -120,9 +138,15 @@ class Loop:
         """Nothing waits, runs or flies."""
         return self.scheduler.is_idle and not self.flying
 
+    def pause(self) -> None:
+        """Plan nothing until `paused` is taken back. What flies is learned first: nothing is computed after this."""
+        while self.flying:
+            self.settle()
+        self.paused = True
+
     def step(self) -> None:
         self.take_messages()
-        plan = self.scheduler.plan()
+        plan = None if self.paused else self.scheduler.plan()
         self.reply(self.scheduler.take_news())
         if plan:
             self.launch(plan)
@@ -140,10 +164,12 @@ class Loop:
         """What came in; blocks when there is nothing to do, so that idling costs no CPU."""
         timeout: float | None = 0
         if self._stuck:
-            timeout = None if self.scheduler.is_idle else GATED_POLL
+            timeout = None if self.scheduler.is_idle or self.paused else GATED_POLL
         if timeout is None:
-            self._prove_books()
+            if self.scheduler.is_idle:
+                self._prove_books()
             self._meter.idle()
+            timeout = self._control.patience()
         for message in self.channel.take(timeout):
             self.handle(message)
 
@@ -153,14 +179,16 @@ class Loop:
             self._submit(message)
         elif isinstance(message, Abort):
             reply = self.scheduler.abort(message.rid, keep=message.keep)
-            if reply is not None and message.keep is None:
+            if message.keep is not None:
+                self._control.last_word(message.rid, message.keep)
+            elif reply is not None:
                 self.reply([reply])
         else:
             self._control.handle(self, message)
 
     def _submit(self, submit: Submit) -> None:
         try:
-            self.scheduler.submit(submit)
+            self._control.submit(self, submit)
         except UserError as e:
             refused = Finish.abort(e.message, e.status, e.code)
             self.reply([Reply(submit.rid, submit.origin, [], refused)])

@@ -48,6 +48,29 @@ class NoObserver:
     def finished(self, request: Request) -> None: ...
 
 
+class Observers:
+    """Several, told in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def admitted(self, request: Request) -> None:
+        for observer in self._observers:
+            observer.admitted(request)
+
+    def first_token(self, request: Request) -> None:
+        for observer in self._observers:
+            observer.first_token(request)
+
+    def preempted(self, request: Request) -> None:
+        for observer in self._observers:
+            observer.preempted(request)
+
+    def finished(self, request: Request) -> None:
+        for observer in self._observers:
+            observer.finished(request)
+
+
 @dataclass(slots=True)
 class Counts:
     """Sums since the start, for metrics and the throughput line."""
@@ -138,6 +161,11 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         return not self.requests and not self._lingering
+
+    @property
+    def holds_pages(self) -> bool:
+        """True while any request has a lease."""
+        return bool(self.running or self._lingering)
 
     @property
     def capacity(self) -> int:
@@ -357,6 +385,11 @@ class Scheduler:
             self._preempt(self.running[-1])
             self.reserve.fell_short()
         return True
+
+    def preempt_all(self) -> None:
+        """Everything that runs goes back to the queue, and its pages to the cache."""
+        for request in list(self.running):
+            self._preempt(request)
 
     def _preempt(self, request: Request) -> None:
         """Back to the queue: its committed tokens go to the cache, results in flight will find another epoch."""

@@ -73,7 +73,7 @@ class _Dispatch:
         found = self._exact.get(path) or self._find_open_ended(scope)
         if not found:
             error: UserError = NotFound(f"{path} is not a route of this server")
-        elif (endpoint := found.get("GET" if method == "HEAD" else method)) is not None:
+        elif (endpoint := found.get("GET" if method == "HEAD" and "POST" not in found else method)) is not None:
             await endpoint(scope, receive, send)
             return
         else:

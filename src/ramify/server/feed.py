@@ -9,6 +9,7 @@ from ramify.core.errors import BadRequest
 from ramify.engine.ask import Ask
 from ramify.engine.engine import raise_if_failed
 from ramify.engine.generation import Generation, News
+from ramify.server.requestlog import request_log
 from ramify.server.state import State
 
 MAX_SEQUENCES = 2048  # prompts times choices
@@ -17,10 +18,11 @@ MAX_SEQUENCES = 2048  # prompts times choices
 class Feed:
     """Opens `asks` and hands out their news in the event loop. Closing it aborts whatever still runs.
 
-    `text`: news have text. Made and used by one coroutine; only `_put` is called by others, in the same loop.
+    `logged`: it is in the log, if requests are. Made and used by one coroutine; only `_put` is called by others, in the
+    same loop.
     """
 
-    def __init__(self, state: State, asks: Sequence[Ask], text: bool = True) -> None:
+    def __init__(self, state: State, asks: Sequence[Ask], *, logged: bool = True) -> None:
         most, asked = state.client.limits.most, sum(ask.params.n for ask in asks)
         if asked > min(most, MAX_SEQUENCES):
             raise BadRequest(
@@ -32,10 +34,12 @@ class Feed:
         self._news: list[News] = []
         self._waiter: asyncio.Future[None] | None = None
         self.generations: list[Generation] = []
+        self._lines = request_log(state, logged)
+        self._announced = False
         deliver = state.client.into(self._put)
         try:
             for ask in asks:
-                self.generations += state.client.open(ask, deliver, text)
+                self.generations += state.client.open(ask, deliver)
         except BaseException:
             self.close()
             raise
@@ -50,6 +54,9 @@ class Feed:
         """Until there is news; False after `silence` seconds without any. Raises the error of a generation that failed
         before anything else was said.
         """
+        if not self._announced:
+            self._announced = True
+            await self._lines.received(self.generations)
         if not self._news:
             self._waiter = self._loop.create_future()
             timer = None if silence is None else self._loop.call_later(silence, _give_up, self._waiter)
@@ -59,6 +66,10 @@ class Feed:
                 self._waiter = None
                 if timer is not None:
                     timer.cancel()
+        for news in self._news:
+            if news.finish is not None and news.generation.submit.turn is not None:
+                await _settled(self._state)
+                break
         if self._news:
             raise_if_failed(self._news[0])
         return bool(self._news)
@@ -78,6 +89,14 @@ class Feed:
         """Nobody is interested any more."""
         for generation in self.generations:
             self._state.client.abort(generation)
+            self._lines.finished(generation)
+
+
+async def _settled(state: State) -> None:
+    """Whoever hears of the end of a session's turn may go on from it at once, and through another worker: first the
+    engine has to have heard the last word on it, which it has when it answers what was asked later.
+    """
+    await asyncio.wrap_future(state.client.order("ping"))
 
 
 def _give_up(waiter: asyncio.Future[None]) -> None:
@@ -85,9 +104,9 @@ def _give_up(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-async def collect(state: State, asks: Sequence[Ask]) -> list[Generation]:
+async def collect(state: State, asks: Sequence[Ask], *, logged: bool = True) -> list[Generation]:
     """All generations, finished, in the order of the prompts and of their choices."""
-    feed = Feed(state, asks)
+    feed = Feed(state, asks, logged=logged)
     try:
         while feed.left:
             await feed.wait()

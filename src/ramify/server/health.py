@@ -38,10 +38,11 @@ async def _answers(state: State, order: str) -> bool:
 
 
 async def health_generate(request: Request, state: State, _: None) -> Response:
-    """200 if a token can really be generated."""
+    """200 if a token can really be generated, or generation is paused and the engine's loop answers."""
     try:
         state.check_open()
-        await asyncio.wait_for(_one_token(state), TIMEOUT)
+        if not await asyncio.wait_for(asyncio.wrap_future(state.client.order("paused")), TIMEOUT):
+            await asyncio.wait_for(_one_token(state), TIMEOUT)
     except (TimeoutError, UserError):
         return Response(status_code=503)
     return Response(status_code=200)

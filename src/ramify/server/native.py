@@ -14,12 +14,13 @@ from starlette.responses import Response
 import ramify
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, check_rid, new_rid
+from ramify.engine.ask import Ask, SessionParams, check_rid, new_rid
 from ramify.engine.engine import info_of
 from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Flat, Shape
 from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
 from ramify.server.feed import Feed, collect
+from ramify.server.sessions import continued, one_each
 from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -47,6 +48,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     priority: int | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
+    session_params: SessionParams | list[SessionParams] | None = None
+    no_logs: bool = False
 
 
 class Generated(msgspec.Struct, kw_only=True):
@@ -64,9 +67,9 @@ class Generated(msgspec.Struct, kw_only=True):
 
 NO_EFFECT = {
     "log_metrics": "every request is counted",
-    "no_logs": "requests are not logged",
     "custom_labels": "metrics have no labels of requests",
     "conversation_id": "the prefix cache finds conversations by their tokens",
+    "session_id": "the prefix cache finds conversations by their tokens",
     "routing_key": "there is nothing to route",
     "background": "use priority",
     "kv_hints": "the cache decides by use",
@@ -78,8 +81,6 @@ REFUSED = {
     "video_data": "videos",
     "audio_data": "audio",
     "lora_path": "adapters",
-    "session_params": "sessions",
-    "session_id": "sessions",
     "custom_logit_processor": "custom logit processors",
     "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
@@ -125,8 +126,9 @@ async def generate(request: Request, state: State, asked: GenerateRequest) -> An
     many = batch or len(asks) > 1 or asks[0].params.n > 1
     if asked.stream:
         keep_alive = state.resolved.settings.server.keep_alive_interval
-        return await EventStream.over(_Frames(state, asks, shape, many), Feed(state, asks), keep_alive)
-    generations = await collect(state, asks)
+        feed = Feed(state, asks, logged=not asked.no_logs)
+        return await EventStream.over(_Frames(state, asks, shape, many), feed, keep_alive)
+    generations = await collect(state, asks, logged=not asked.no_logs)
     outputs = [_output(shape, generation, asked) for generation in generations]
     return as_json(outputs if many else outputs[0])
 
@@ -166,9 +168,11 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     ids = _per_prompt_ids(asked.token_ids_logprob, count)
     priority = check_priority(asked.priority, state.resolved.settings.schedule.schedule_low_priority_values_first)
     salt, now = salt_of(asked.extra_key, asked.cache_salt), time.monotonic()
+    sessions = one_each(asked.session_params, count, batch)
+    prompts = [await continued(state, sessions[i], tokens[i]) for i in range(count)]
     asks = [
         Ask(
-            tokens=tokens[i],
+            tokens=prompts[i][0],
             params=params[i],
             rid=rids[i],
             stream=asked.stream,
@@ -179,6 +183,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             priority=priority,
             salt=salt,
             arrived=now,
+            turn=prompts[i][1],
         )
         for i in range(count)
     ]

@@ -42,6 +42,7 @@ def main(folder: Path, origin: int) -> int:
     end = ZmqClientEnd(folder, origin)
     handover.watch(given.pulse, end.lose_engine, "ramify-pulse")
     client = Client(end, limits_of(given.resolved), tokenizer)
+    client.on_logging = lambda logging: logs.set_level(logging.log_level)
     state = make_state(given.resolved, client, tokenizer)
     client.start()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import admin, health, native, openapi
+from ramify.server import admin, controls, health, loads, native, openapi, sessions
 from ramify.server.openai import answers, chat, completions, models, score, tokens
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -51,7 +51,13 @@ def _get(path: str, auth: Auth, handler: Handler, gives: Any = None, **more: Any
     return Route(("GET",), path, auth, handler, gives=gives, **more)
 
 
+def _both(path: str, auth: Auth, handler: Handler, takes: Takes | None = None, gives: Any = None, **more: Any) -> Route:
+    """By GET as well, which SGLang takes for orders."""
+    return Route(("GET", "POST"), path, auth, handler, takes=takes, gives=gives, **more)
+
+
 PLAIN = "text/plain"
+LOADS = {"include": "string", "format": "string", "dp_rank": "integer"}
 CHAT: dict[str, Any] = {"gives": answers.ChatCompletion, "streams": answers.ChatChunk, "names": chat.NAMES}
 TEXT: dict[str, Any] = {"gives": answers.TextCompletion, "streams": answers.TextChunk, "names": completions.NAMES}
 GENERATED: dict[str, Any] = {"gives": native.Generated | list[native.Generated], "streams": native.Generated}
@@ -81,4 +87,15 @@ ROUTES: tuple[Route, ...] = (
     _get("/get_server_info", "user", native.server_info, dict[str, Any]),
     Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, text=PLAIN, query={"timeout": "number"}),
     _post("/abort_request", "user", admin.abort_request, admin.ABORT),
+    _both("/open_session", "user", sessions.open_session, sessions.OPEN, str),
+    _both("/close_session", "user", sessions.close_session, sessions.CLOSE),
+    _get("/v1/loads", "user", loads.loads, loads.Loads, openai=True, query=LOADS),
+    _post("/pause_generation", "admin", controls.pause_generation, controls.PAUSE, controls.Done),
+    _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done),
+    _both("/start_profile", "admin", controls.start_profile, controls.PROFILE, text=PLAIN),
+    _both("/stop_profile", "admin", controls.stop_profile, text=PLAIN),
+    _both("/configure_logging", "admin", controls.configure_logging, controls.LOGGING),
+    _both("/slow_down", "admin", controls.slow_down, controls.SLOW),
+    _both("/freeze_gc", "admin", controls.freeze_gc, controls.FREEZE, text=PLAIN),
+    _both("/set_internal_state", "admin", controls.set_internal_state, controls.INTERNAL),
 )

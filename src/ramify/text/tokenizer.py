@@ -29,6 +29,7 @@ class Tokenizer:
         self.names = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name) is not None}
         self.size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
+        self.bos = backend.token_to_id(self.names["bos_token"]) if "bos_token" in self.names else None
         self.special = frozenset(index for index, token in added.items() if token.special)
         self._table = ByteTable(backend, self.special) if is_byte_level(backend) else None
 

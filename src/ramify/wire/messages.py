@@ -12,6 +12,17 @@ from ramify.wire.plan import LogprobsWanted
 from ramify.wire.result import TokenLogprobs
 
 
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """A request's place in a session: it comes after the turn `after`, or at a beginning.
+
+    With `replace`, what came after that turn before is given up; where there is no `after`, that is everything.
+    """
+
+    session: str
+    after: str | None = None
+    replace: bool = False
+
+
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One generation: a prompt's ids and what is wanted of it. `n` choices are `n` of these.
 
@@ -35,6 +46,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     stride: int = 1
     logprobs: LogprobsWanted | None = None
     notes: dict[str, bytes] = {}
+    turn: Turn | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -97,5 +109,22 @@ class Farewell(msgspec.Struct, frozen=True, array_like=True, tag=True):
     reason: str
 
 
+class Logging(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """How every process logs from now on. The engine has it, and tells API workers when they come and when it changes.
+
+    `requests` turns on lines about requests; their `level` is 0: ids and counts, 1: and sampling parameters, 2: and
+    text that is cut, 3: and all the text. `format` is text or json.
+    """
+
+    log_level: str = "info"
+    requests: bool = False
+    level: int = 2
+    format: str = "text"
+
+
+class FreezeGC(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Whatever lives now is there to stay: garbage collections need not look at it again."""
+
+
 ToEngine = Submit | Abort | Control
-ToClient = Replies | Answer | Hello | Farewell
+ToClient = Replies | Answer | Hello | Logging | FreezeGC | Farewell

@@ -11,6 +11,7 @@ import torch
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
+from ramify.worker.profile import StepProfiler
 from ramify.worker.runner import Forwarded, Runner
 
 
@@ -35,6 +36,7 @@ class ThreadExecutor:
     def __init__(self, runner: Runner, prepare: Callable[[], None] = lambda: None) -> None:
         self._runner = runner
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ramify-steps", initializer=prepare)
+        self.profiler = StepProfiler(self._pool.submit)
         self._launched: dict[int, Future[Forwarded]] = {}
         self._waiting: list[Future[StepResult]] = []
         self._failed = False  # a forward pass raised, and nobody has drained since
@@ -59,12 +61,13 @@ class ThreadExecutor:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self.profiler.close()
 
     def _forward(self, plan: Plan) -> Forwarded:
         """What was queued behind a pass that raised must not run: slots it relies on may lack pages and tokens that the
         failed plan had for them, and it would write through page tables of former tenants.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), self.profiler.forward(plan):
             if self._failed:
                 self._runner.close_slots(plan)
                 raise StepSkippedError(f"step {plan.step} was planned on one that failed")
@@ -75,5 +78,7 @@ class ThreadExecutor:
                 raise
 
     def _sample(self, forwarded: Future[Forwarded], masks: Masks | None) -> StepResult:
-        with torch.inference_mode():
-            return self._runner.sample(forwarded.result(), masks)
+        with torch.inference_mode(), self.profiler.sample():
+            result = self._runner.sample(forwarded.result(), masks)
+        self.profiler.stepped()
+        return result

@@ -29,6 +29,7 @@ from ramify.server.openai.answers import (
 )
 from ramify.server.openai.common import SamplingFields
 from ramify.server.openai.conversation import Reasoning, Thinking, encode
+from ramify.server.sessions import continued
 from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -110,7 +111,8 @@ async def _ask(state: State, asked: ChatRequest) -> Ask:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     if asked.top_logprobs is not None and not 0 <= asked.top_logprobs <= common.MAX_TOP_LOGPROBS:
         raise BadRequest(f"top_logprobs should be between 0 and {common.MAX_TOP_LOGPROBS}", param="top_logprobs")
-    _, tokens = await encode(state, asked)
+    _, new = await encode(state, asked)
+    tokens, turn = await continued(state, asked.session_params, new)
     most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     return Ask(
         tokens=tokens,
@@ -121,6 +123,7 @@ async def _ask(state: State, asked: ChatRequest) -> Ask:
         return_logprob=bool(asked.logprobs),
         top_logprobs=asked.top_logprobs or 0,
         arrived=time.monotonic(),
+        turn=turn,
         **common.routing(state, asked),
     )
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
+from ramify.engine.ask import SessionParams
 from ramify.engine.generation import Generation
 from ramify.server.ask import check_priority, salt_of
 from ramify.server.openai.answers import (
@@ -68,6 +69,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     cache_salt: str | None = None
     return_token_ids: bool = False
     return_cached_tokens_details: bool = False
+    session_params: SessionParams | None = None
 
     @property
     def streams(self) -> bool:
@@ -85,6 +87,7 @@ NO_EFFECT = {
     "prompt_cache_retention": "the prefix cache decides by use",
     "verbosity": "the model decides",
     "custom_labels": "metrics have no labels of requests",
+    "session_id": "the prefix cache finds conversations by their tokens",
     "best_of": "every choice asked for is returned",
 }
 
@@ -93,8 +96,6 @@ REFUSED = {
     "ebnf": "structured output",
     "json_schema": "structured output",
     "lora_path": "adapters",
-    "session_params": "sessions",
-    "session_id": "sessions",
     "custom_logit_processor": "custom logit processors",
     "custom_params": "custom logit processors",
     "return_hidden_states": "hidden states as output",

@@ -18,6 +18,7 @@ from ramify.server.native import rids_of
 from ramify.server.openai import common
 from ramify.server.openai.answers import SglExt, TextChoice, TextChunk, TextCompletion, TextLogprobs, Usage
 from ramify.server.openai.common import SamplingFields
+from ramify.server.sessions import continued, one_each
 from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -59,6 +60,10 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
     params = common.sampling_params(state, asked, asked.max_tokens)
     if asked.logprobs is not None and not 0 <= asked.logprobs <= common.MAX_TOP_LOGPROBS:
         raise BadRequest(f"logprobs should be between 0 and {common.MAX_TOP_LOGPROBS}", param="logprobs")
+    if asked.echo and asked.session_params is not None:
+        raise BadRequest("echo does not go with session_params: the session has the prompt", param="echo")
+    (session, *_) = one_each(asked.session_params, len(prompts), batch=False)
+    turns = [await continued(state, session, prompt) for prompt in prompts]
     rid = new_rid() if asked.rid is None else check_rid(asked.rid)
     return [
         Ask(
@@ -71,9 +76,10 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
             logprob_start=common.WHOLE_PROMPT if asked.echo and asked.logprobs is not None else -1,
             top_logprobs=asked.logprobs or 0,
             arrived=time.monotonic(),
+            turn=turn,
             **common.routing(state, asked),
         )
-        for number, tokens in enumerate(prompts)
+        for number, (tokens, turn) in enumerate(turns)
     ]
 
 
