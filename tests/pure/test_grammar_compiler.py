@@ -7,19 +7,25 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from grammars import encode, json_schema, library, start, text_of, vocabulary
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ramify.core.errors import InternalError, Overloaded
 from ramify.grammar.compiler import Compiled, Compiler, Options
-from ramify.grammar.constraint import NOTE, Constraint, GrammarError, GrammarFault
+from ramify.grammar.constraint import NOTE, Constraint, GrammarError, GrammarFault, choice
 from ramify.grammar.constraint import encode as to_wire
 from ramify.grammar.gate import Grammars
+from ramify.grammar.library import LIMITS, LONGEST
 from ramify.grammar.probe import Probe, Stopped
+from ramify.grammar.style import FIXED
+from ramify.grammar.worker import Worker
 from ramify.schedule.gate import GO, Refuse, Wait
 
 PATIENCE = 60.0  # seconds that a test waits for a thread on a busy machine
@@ -47,6 +53,13 @@ def compiled(compiler: Compiler, constraint: Constraint) -> Compiled:
 # -- hostile grammars ------------------------------------------------------------------------------------------------
 
 
+def deep(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
 def nested(depth: int, keyword: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "integer"}
     for _ in range(depth):
@@ -68,7 +81,8 @@ def products(count: int) -> dict[str, Any]:
 
 
 HOSTILE = {
-    "deep nesting": json_schema(nested(20, "items")),
+    "deep nesting": json_schema(deep(30)),
+    "too deep nesting": json_schema(deep(70)),
     "exponential oneOf": json_schema(nested(10, "oneOf")),
     "exponential anyOf": json_schema(nested(11, "anyOf")),
     "product of anyOf": json_schema(products(12)),
@@ -82,6 +96,7 @@ HOSTILE = {
     "huge multiple": json_schema({"type": "integer", "multipleOf": 999_983}),
     "least common multiple": json_schema({"allOf": [{"multipleOf": p} for p in (7, 11, 13, 17, 19, 23, 29)]}),
     "huge constant": json_schema({"const": "hello world " * 20_000}),
+    "constants without end": json_schema({"type": "array", "items": {"const": "ab" * 1_000}, "minItems": 10**6}),
     "catastrophic pattern": json_schema({"type": "string", "pattern": "(a{1,1000}){1,1000}"}),
     "pattern with states": json_schema({"type": "string", "pattern": "^(a|b)*a(a|b){28}$"}),
     "catastrophic regex": Constraint("regex", "(a{1,1000}){1,1000}"),
@@ -341,13 +356,13 @@ def test_masks_behind_guesses(compiler: Compiler) -> None:
     grammars, asked = Grammars(compiler), request(json_schema({"const": "guesses"}))
     admit(grammars, asked)
     guesses = grammars.forced(asked)[:2]
-    assert grammars.admitted(asked, [*guesses, guesses[0]]) == 2
-    out = np.zeros((3, vocabulary().words), np.int32)
-    assert grammars.mask(asked, out, guesses) is None
+    out = np.zeros((4, vocabulary().words), np.int32)
+    assert grammars.guess(asked, [*guesses, guesses[0]], out) == 2
     expected = start(json_schema({"const": "guesses"}))
-    for row in out:
+    for row in out[:3]:
         assert np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist() == expected.forced()[:1]
         expected.accept(expected.forced()[0])
+    assert not out[3].any()
     assert grammars.forced(asked)[:2] == guesses
 
 
@@ -364,9 +379,180 @@ def test_a_row_that_cannot_go_on_ends_alone(compiler: Compiler) -> None:
     ended = grammars.follow(right)
     assert ended is not None
     assert ended.type == "stop"
-    again = request(json_schema({"enum": ["alone", "also"]}))
-    admit(grammars, again)
-    assert again.notes[NOTE].compiled is not wrong.notes[NOTE].compiled
+
+
+def test_looking_ahead_for_many_rows(compiler: Compiler) -> None:
+    """As asked one by one, and what cannot go on is told with the rest done."""
+    grammars = Grammars(compiler)
+    rows = [request(json_schema({"const": f"row {n % 3}"})) for n in range(6)]
+    for row in rows:
+        admit(grammars, row)
+    rows[2].tokens += encode('"row')
+    assert [grammars.follow(row) for row in rows] == [None] * 6
+    assert grammars.look(rows) == []
+    out = np.zeros(vocabulary().words, np.int32)
+    for row in rows:
+        grammars.mask(row, out)
+        assert np.flatnonzero(np.unpackbits(out.view(np.uint8), bitorder="little")).tolist() == grammars.forced(row)[:1]
+    assert text_of(grammars.forced(rows[2])) == ' 2"'
+    grammars._worker.close()
+
+
+class Broken:
+    """A session that met a limit; of its own, or one that all rows share."""
+
+    must_stop = can_stop = False
+
+    def __init__(self, is_shared: bool) -> None:
+        self._is_shared = is_shared
+
+    def mask(self, out: Any) -> None:
+        raise GrammarFault("too complex", self._is_shared)
+
+
+def break_row(asked: Any, is_shared: bool) -> None:
+    matcher = asked.notes[NOTE].matcher
+    matcher._session, matcher._row = Broken(is_shared), None
+    del matcher._tokens[matcher._taken :], matcher._run_ends[matcher._taken :]
+
+
+@pytest.fixture
+def own() -> Iterator[Grammars]:
+    made = Grammars(Compiler(vocabulary))
+    yield made
+    made.close()
+
+
+def test_a_limit_of_its_own_ends_a_row_alone(own: Grammars) -> None:
+    rows = [request(json_schema({"enum": ["one", "two"]})) for _ in range(3)]
+    for row in rows:
+        admit(own, row)
+    break_row(rows[1], is_shared=False)
+    ((failed, finish),) = own.look(rows)
+    assert failed is rows[1]
+    assert (finish.type, finish.code) == ("abort", "grammar_limit")
+    assert own.look([rows[0], rows[2]]) == []
+
+
+def test_a_limit_that_rows_share_ends_none_but_the_one_that_meets_it_alone(own: Grammars) -> None:
+    rows = [request(json_schema({"enum": ["one", "two"]})) for _ in range(3)]
+    for row in rows:
+        admit(own, row)
+        row.tokens += encode('"o')
+        assert own.follow(row) is None
+        break_row(row, is_shared=True)
+    assert own.look(rows) == []
+    assert {text_of(own.forced(row)) for row in rows} == {'ne"'}
+    assert {row.notes[NOTE].generation for row in rows} == {1}
+
+
+WINDOWS = Constraint("regex", "(.*a.{7}|.*b.{9}){3}")  # one row needs more than 1,000 states, and less than 2,000
+
+
+def test_an_automaton_that_is_full_is_renewed(own: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows fill it; each goes on, from its own place, with a new one."""
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 2_000)
+    rows = [request(WINDOWS) for _ in range(4)]
+    rnd, out = np.random.default_rng(0), np.zeros(vocabulary().words, np.int32)
+    for row in rows:
+        admit(own, row)
+    for _ in range(30):
+        assert own.look(rows) == []
+        for row in rows:
+            own.mask(row, out)
+            allowed = np.flatnonzero(np.unpackbits(out.view(np.uint8), bitorder="little"))
+            row.tokens.append(int(rnd.choice(allowed[allowed != vocabulary().eos[0]])))
+            assert own.follow(row) is None
+    assert rows[0].notes[NOTE].compiled.generation > 0
+
+
+def test_rows_of_a_grammar_that_is_stuck_end_and_new_ones_get_another(own: Grammars) -> None:
+    rows = [request(json_schema({"enum": ["one", "two"]})) for _ in range(3)]
+    other = request(json_schema({"enum": ["three", "four"]}))
+    for row in (*rows, other):
+        admit(own, row)
+    release = threading.Event()
+    own._seconds = 0.05
+    break_row(rows[0], is_shared=False)
+    rows[0].notes[NOTE].matcher._session.mask = lambda out: release.wait(PATIENCE)
+    try:
+        ended = own.look([*rows, other])
+        assert [request for request, _ in ended] == rows
+        assert {finish.code for _, finish in ended} == {"grammar_limit"}
+        again = request(json_schema({"enum": ["one", "two"]}))
+        admit(own, again)
+        assert own.look([again, other]) == []
+    finally:
+        release.set()
+
+
+def test_forcing_megabytes_ends_that_row() -> None:
+    own = Grammars(Compiler(vocabulary, Options(style=FIXED, seconds=PATIENCE)))
+    many = {"type": "array", "prefixItems": [{"enum": ["a", "b"]}, *[{"$ref": "#/$defs/c"}] * 2_000], "minItems": 2_001}
+    asked = request(json_schema({"$defs": {"c": {"const": "ab" * 1_000}}} | many))
+    other = request(json_schema({"const": 1}))
+    for row in (asked, other):
+        admit(own, row)
+    asked.tokens += [*own.forced(asked), *encode("a")]
+    assert own.follow(asked) is None
+    own._seconds = 0.01  # for some 300 ms of work
+    ((failed, finish),) = own.look([asked])
+    own._seconds = PATIENCE
+    assert own.look([other]) == []
+    own.close()
+    assert failed is asked
+    assert "takes too long" in str(finish.message)
+
+
+def test_a_row_that_takes_too_long_is_left_behind() -> None:
+    worker, release = Worker("test"), threading.Event()
+    order: list[Any] = []
+
+    def stuck() -> None:
+        release.wait(PATIENCE)
+        order.append("late")
+
+    try:
+        jobs = [lambda: order.append(0), stuck, lambda: order.append(2), lambda: 1 // 0]
+        failed = worker.run(jobs, 0.05, lambda place: order.append(f"left {place}"))
+        assert order == [0, "left 1", 2]
+        assert [type(failed[place]) for place in sorted(failed)] == [TimeoutError, ZeroDivisionError]
+        assert worker.run([lambda: order.append(4)], PATIENCE, pytest.fail) == {}
+        assert order == [0, "left 1", 2, 4]
+    finally:
+        release.set()
+        worker.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), max_size=12))
+def test_a_worker_runs_every_job_once(fails: list[bool]) -> None:
+    worker = Worker("test")
+    ran: list[int] = []
+
+    def job(place: int) -> None:
+        ran.append(place)
+        if fails[place]:
+            raise ValueError(place)
+
+    failed = worker.run([partial(job, place) for place in range(len(fails))], PATIENCE, pytest.fail)
+    worker.close()
+    assert ran == list(range(len(fails)))
+    assert sorted(failed) == [place for place, bad in enumerate(fails) if bad]
+
+
+def test_a_long_forced_text_comes_in_parts(compiler: Compiler) -> None:
+    """Forcing megabytes costs no more than their beginning, and all of it is said in the end."""
+    text = "a word and another " * 1_000
+    matcher = compiled(compiler, choice([text])).matcher()
+    said: list[int] = []
+    while not matcher.finished:
+        forced = matcher.forced()
+        assert 0 < len(forced) <= LONGEST
+        for token in forced:
+            matcher.accept(token)
+        said += forced
+    assert text_of(said) == text
 
 
 def test_the_library_is_one_for_all_rows_of_a_grammar() -> None:

@@ -51,6 +51,10 @@ def tag(begin: str, content: dict[str, Any], end: str | list[str]) -> dict[str, 
     return {"type": "tag", "begin": begin, "content": content, "end": end}
 
 
+def repeat(low: int, high: int, content: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "repeat", "min": low, "max": high, "content": content}
+
+
 # -- what is let through ---------------------------------------------------------------------------------------------
 
 
@@ -334,6 +338,20 @@ def test_on_the_wire() -> None:
         (Constraint("json_schema", '{"items":' * (MAX_DEPTH + 2) + "{}" + "}" * (MAX_DEPTH + 2)), "nesting"),
         (json_schema(False), "false"),
         (json_schema({"enum": list(range(10_001))}), "enum"),
+        (json_schema({"const": ["x" * 3_000]}), "const"),
+        (json_schema({"properties": {"a": {"enum": ["b", "x" * 3_000]}}}), "enum"),
+        (json_schema({"properties": {"x" * 3_000: {}}}), "properties"),
+        (
+            structural(
+                {"type": "repeat", "min": 99, "max": 99, "content": {"type": "const_string", "value": "x" * 999}}
+            ),
+            "repeat",
+        ),
+        (
+            structural({"type": "star", "content": {"type": "repeat", "min": 1, "max": 60_000, "content": DIGITS}}),
+            "repeat",
+        ),
+        (ebnf('root ::= r{999}\nr ::= "<|im_start|>" "' + "x" * 99 + '"'), "root"),
         (json_schema({"allOf": [{}], "items": [{}], "additionalItems": False}), "additionalItems"),
     ],
     ids=lambda value: f"{value.kind}-{value.text[:24]}" if isinstance(value, Constraint) else "",
