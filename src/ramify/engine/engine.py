@@ -19,18 +19,17 @@ import msgspec
 from ramify.config.read import overlay
 from ramify.config.resolve import Resolved
 from ramify.config.settings import Settings
-from ramify.config.source import locate
 from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, from_status
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, Limits, SessionParams
 from ramify.engine.assemble import assemble
-from ramify.engine.build import prepare
+from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
 from ramify.engine.generation import News
 from ramify.engine.outputs import Shape
 from ramify.text.template import ChatTemplate
-from ramify.text.tokenizer import Tokenizer, load_tokenizer
+from ramify.text.tokenizer import Tokenizer
 from ramify.wire.channel import inproc
 from ramify.wire.messages import Turn
 
@@ -291,15 +290,6 @@ class Engine:
     def get_server_info(self) -> dict[str, Any]:
         """What runs, and how busy it is."""
         return {**info_of(self.resolved), "internal_states": [self._client.order("state").result()]}
-
-
-def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:
-    """The tokenizer of the model, or of `--tokenizer-path`; none with `--skip-tokenizer-init`."""
-    if resolved.settings.model.skip_tokenizer_init:
-        return None
-    asked = resolved.settings.model.tokenizer_path
-    folder = resolved.folder if asked is None else locate(asked, weights=False)
-    return load_tokenizer(folder, resolved.settings.model.chat_template)
 
 
 def limits_of(resolved: Resolved) -> Limits:

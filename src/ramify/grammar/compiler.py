@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -50,18 +51,33 @@ class Options:
 
 @dataclass(slots=True)
 class Compiled:
-    """One constraint: under way, compiled, or refused. Written by the compiler's threads, `done` last."""
+    """One constraint: under way, compiled, or refused. Written by the compiler's threads, `done` last.
+
+    Its rows share what the library learns on the way, and the bound on that: who meets it calls `renew`.
+    """
 
     body: bytes
     done: bool = False
     error: UserError | None = None
     warnings: list[str] = field(default_factory=list)  # what of a schema that was not strict is not enforced
     beginning: Matcher | None = None
+    generation: int = 0
+    is_stuck: bool = False  # a row is lost in the library, which holds what all rows of it share
+    afresh: Callable[[], Matcher] | None = None
 
     def matcher(self) -> Matcher:
         """A new row of it, at the beginning."""
         assert self.beginning is not None
         return self.beginning.clone()
+
+    def renew(self, generation: int) -> bool:
+        """Compile once more, which takes as long as the first time; False if somebody has since `generation`."""
+        assert self.afresh is not None
+        if self.generation != generation:
+            return False
+        self.beginning = self.afresh()
+        self.generation += 1
+        return True
 
 
 class Compiler:
@@ -101,7 +117,7 @@ class Compiler:
         return entry
 
     def forget(self, entry: Compiled) -> None:
-        """Its automaton is used up: the next request compiles it anew."""
+        """The next request for it compiles it anew."""
         with self._changing:
             self._cache.pop(hashlib.sha256(entry.body).digest(), None)
 
@@ -153,9 +169,10 @@ class Compiler:
             return False
         if wrong:
             raise explain(wrong, constraint.kind, source.schema)
-        session = tools.library.compile(source.lark)
         prelude = Prelude(constraint.after, tools.vocabulary) if constraint.after else None
-        entry.beginning, entry.warnings = Matcher(session, tools.vocabulary, prelude), session.warnings
+        entry.afresh = partial(tools.compile, source.lark, prelude)
+        entry.beginning = entry.afresh()
+        entry.warnings = entry.beginning.warnings
         return True
 
     def _get_tools(self) -> _Tools:
@@ -181,6 +198,11 @@ class Compiler:
 class _Tools:
     vocabulary: Vocabulary
     library: Library
+
+    def compile(self, lark: str, prelude: Prelude | None) -> Matcher:
+        beginning = Matcher(self.library.compile(lark), self.vocabulary, prelude)
+        beginning.look()
+        return beginning
 
 
 class _Lane:

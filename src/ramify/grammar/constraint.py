@@ -17,6 +17,7 @@ from ramify.core.errors import BadRequest
 NOTE = "grammar"  # the name of a constraint among the notes of a request
 MAX_SOURCE = 1 << 20  # bytes of a schema, a grammar or a structural tag; the largest schemas in use have 170 kB
 MAX_REGEX = 8192  # characters
+MAX_CONSTANT = 2048  # characters of one value in a schema that has to be said as it is, or of a name
 MAX_VALUES = 10_000  # members of one enum, properties of one object, options of one choice
 MAX_DEPTH = 64  # of nesting: of JSON, and of groups in a regex or a grammar
 MAX_REPEATS = 50_000  # symbols that counted repetitions may stand for, nested ones multiplied
@@ -55,10 +56,14 @@ class GrammarError(BadRequest):
 
 
 class GrammarFault(BadRequest):
-    """The grammar of a row cannot go on while generating: it exceeded a limit. Ends that row alone."""
+    """The grammar of a row cannot go on while generating: it exceeded a limit. Ends that row alone.
 
-    def __init__(self, message: str) -> None:
+    `is_shared` where another row of the same compiled grammar may be to blame, and a new copy may help.
+    """
+
+    def __init__(self, message: str, is_shared: bool = False) -> None:
         super().__init__(message, code="grammar_limit")
+        self.is_shared = is_shared
 
 
 # -- from requests ---------------------------------------------------------------------------------------------------

@@ -230,7 +230,6 @@ class _Writer:
         self._param = param
         self._uses = {name: _refs(body) for name, body in rules.items()}
         self._check_names()
-        self._weights: dict[str, int] = {}  # of regular rules: symbols they stand for
         self._named: dict[str, Piece] = {}
 
     def _check_names(self) -> None:
@@ -242,12 +241,11 @@ class _Writer:
 
     def root(self) -> Piece:
         for name in self._regular_rules():
-            self._weights[name] = self._weigh(self._rules[name], name)
-            self._named[name] = self._lark.rule(self._piece(self._rules[name]))
+            self._named[name] = self._lark.rule(self._body(name))
         recursive = [name for name in self._rules if name not in self._named]
         self._named |= {name: self._lark.name(regular=False) for name in recursive}
         for name in recursive:
-            self._lark.define(self._named[name], self._piece(self._rules[name]))
+            self._lark.define(self._named[name], self._body(name))
         return self._named[ROOT]
 
     def _regular_rules(self) -> list[str]:
@@ -265,19 +263,11 @@ class _Writer:
                     found.append(user)
         return found
 
-    def _weigh(self, node: Node, name: str) -> int:
-        match node:
-            case Leaf(text, is_set):
-                weight = 1 if is_set else len(text)
-            case Ref(used):
-                weight = self._weights[used]
-            case Many(item, low, high):
-                weight = self._weigh(item, name) * max(low + 1 if high is None else high, 1)
-            case Row(items) | Either(items):
-                weight = sum(self._weigh(item, name) for item in items)
-        if weight > MAX_REPEATS:
+    def _body(self, name: str) -> Piece:
+        body = self._piece(self._rules[name])
+        if body.weight > MAX_REPEATS:
             raise self._error(f"the rule {name!r} stands for more than {MAX_REPEATS} symbols", name)
-        return weight
+        return body
 
     def _piece(self, node: Node) -> Piece:
         match node:

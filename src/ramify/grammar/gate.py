@@ -1,4 +1,8 @@
-"""Grammars of requests, as the engine meets them: a gate for those that wait, and masks and forced tokens for rows.
+"""Grammars of requests, as the engine meets them: a gate for those that wait, masks and forced tokens for rows that
+run.
+
+    plan ------ launch ------ commit ------- follow ------------ look ---------------- mask
+                (forward)     tokens known   over? (loop)        computed (thread)     copied to the sampler
 
 The state of a request is its note `NOTE`: the encoded constraint as it came, then a `Row`. Only this file reads it.
 """
@@ -7,24 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
-from ramify.core.errors import UserError
+from ramify.core.errors import InternalError, UserError
 from ramify.core.finish import Finish
 from ramify.grammar.compiler import Compiled, Compiler
 from ramify.grammar.constraint import NOTE, GrammarFault
 from ramify.grammar.library import Mask
 from ramify.grammar.matcher import Matcher
+from ramify.grammar.worker import Worker
 from ramify.schedule.gate import GO, Refuse, Verdict, Wait
 from ramify.schedule.request import Request
 
 COMPILING = "its grammar is being compiled"
+STUCK = "finding out what may follow takes too long"
+LOOK = 0.1  # seconds that one row may take to find out what follows
 
 
 class Noted(Protocol):
     """What is asked of a request: its tokens, and notes by the name of the room that owns them."""
 
-    id: str
     tokens: list[int]
     prompt_len: int
     notes: dict[str, Any]
@@ -32,17 +39,41 @@ class Noted(Protocol):
 
 @dataclass(slots=True)
 class Row:
-    """The grammar of one request. There is a matcher once it is compiled."""
+    """The grammar of one request. Once it is compiled there is a matcher, of that generation of it."""
 
     compiled: Compiled
     matcher: Matcher | None = None
+    generation: int = 0
+
+    def begin(self) -> None:
+        self.matcher, self.generation = self.compiled.matcher(), self.compiled.generation
+
+    def restart(self) -> None:
+        """The same place in the newest generation."""
+        assert self.compiled.beginning is not None
+        self.generation = self.compiled.generation
+        self.running.restart(self.compiled.beginning)
+
+    @property
+    def running(self) -> Matcher:
+        assert self.matcher is not None, "a row runs whose grammar is not compiled"
+        return self.matcher
 
 
 class Grammars:
-    """A `Gate`, and what the loop asks about rows that run. One thread uses it: the loop's."""
+    """A `Gate`, and what the loop asks about rows that run. One thread uses it: the loop's.
 
-    def __init__(self, compiler: Compiler) -> None:
+    Where a method returns a `Finish` for a request, that request ends so; it must not be asked about any more.
+    """
+
+    def __init__(self, compiler: Compiler, seconds: float = LOOK) -> None:
         self._compiler = compiler
+        self._seconds = seconds
+        self._worker = Worker("ramify-grammar-look")
+
+    def close(self) -> None:
+        self._worker.close()
+        self._compiler.close()
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -50,11 +81,13 @@ class Grammars:
         row = self._row(cast(Noted, request))
         if row is None or row.matcher is not None:
             return GO
+        if row.compiled.is_stuck:
+            row.compiled = self._compiler.request(row.compiled.body)
         if not row.compiled.done:
             return Wait(COMPILING)
         if row.compiled.error is not None:
             return Refuse(row.compiled.error)
-        row.matcher = row.compiled.matcher()
+        row.begin()
         return GO
 
     def _row(self, request: Noted) -> Row | None:
@@ -69,52 +102,91 @@ class Grammars:
         return NOTE in request.notes
 
     def follow(self, request: Noted) -> Finish | None:
-        """Go on to the request's last token. How it ends if the grammar is over, or cannot go on."""
-        matcher = self._matcher(request)
+        """Go on to the request's last token. How it ends if the grammar is over, or the token does not fit."""
+        row = self._running(request)
         try:
-            for token in request.tokens[request.prompt_len + matcher.position :]:
-                matcher.accept(token)
+            _catch_up(row, request)
         except GrammarFault as e:
-            return self._fault(request, e)
-        return Finish.stop(request.tokens[-1]) if matcher.finished and matcher.position else None
+            return None if e.is_shared else _fault(e)  # `look` tries again
+        is_over = row.running.finished and row.running.position > 0
+        return Finish.stop(request.tokens[-1]) if is_over else None
+
+    def look(self, requests: Sequence[Noted]) -> list[tuple[Noted, Finish]]:
+        """Find out what may follow in each, on a thread and within limits; which of them cannot go on.
+
+        After this `forced` and `mask` cost nothing.
+        """
+        rows = [self._running(request) for request in requests]
+        jobs = [partial(_look, row, request) for row, request in zip(rows, requests, strict=True)]
+        failed = self._worker.run(jobs, self._seconds, lambda place: self._leave(rows[place].compiled))
+        return [(requests[place], _fault(error)) for place, error in sorted(failed.items())]
+
+    def _leave(self, compiled: Compiled) -> None:
+        """A row of it is stuck in the library, and holds a lock that all others of it need."""
+        compiled.is_stuck = True
+        self._compiler.forget(compiled)
 
     def forced(self, request: Noted) -> list[int]:
-        """The tokens that must follow its last one."""
-        try:
-            return self._matcher(request).forced()
-        except GrammarFault:
-            return []  # the mask meets it again, and can end the row
+        """The tokens that must follow its last one. Comes after `look`."""
+        return self._matcher(request).forced()
 
-    def admitted(self, request: Noted, guesses: Sequence[int]) -> int:
-        """How many of these guesses the grammar lets through."""
-        return self._matcher(request).admitted(guesses)
+    def mask(self, request: Noted, out: Mask) -> None:
+        """Fill a row of 32-bit words: the tokens that may follow. Comes after `look`."""
+        self._matcher(request).mask(out)
 
-    def mask(self, request: Noted, out: Mask, guesses: Sequence[int] = ()) -> Finish | None:
-        """Fill `out`, one row of 32-bit words for the next token and one behind each guess. How it ends if it cannot.
+    def guess(self, request: Noted, guesses: Sequence[int], out: Mask) -> int:
+        """How many guesses the grammar lets through; fills a row of `out` for each of these, and one more behind.
 
-        Guesses that the grammar does not admit, and rows behind them, are left to the caller to drop.
+        Takes a look per guess on the caller's thread: the library's fuel is the only limit.
         """
         matcher = self._matcher(request)
-        rows = out.reshape(len(guesses) + 1, -1)
-        taken = 0
-        try:
-            matcher.mask(rows[0])
-            for guess in guesses:
-                matcher.accept(guess)
-                taken += 1
-                matcher.mask(rows[taken])
-        except GrammarFault as e:
-            return self._fault(request, e)
-        matcher.rollback(taken)
-        return None
+        count = matcher.admitted(guesses)
+        matcher.mask(out[0])
+        for place, token in enumerate(guesses[:count], 1):
+            matcher.accept(token)
+            matcher.mask(out[place])
+        matcher.rollback(count)
+        return count
 
     def _matcher(self, request: Noted) -> Matcher:
+        return self._running(request).running
+
+    def _running(self, request: Noted) -> Row:
         row = request.notes[NOTE]
         assert isinstance(row, Row)
-        assert row.matcher is not None, "a row runs whose grammar is not compiled"
-        return row.matcher
+        return row
 
-    def _fault(self, request: Noted, error: UserError) -> Finish:
-        """The row alone ends. Its grammar may be used up by all that have shared it, so nobody else gets this copy."""
-        self._compiler.forget(request.notes[NOTE].compiled)
-        return Finish.abort(f"the output cannot go on: {error.message}", error.status, error.code)
+
+def _catch_up(row: Row, request: Noted) -> None:
+    if row.compiled.is_stuck:
+        raise GrammarFault(STUCK)
+    for token in request.tokens[request.prompt_len + row.running.position :]:
+        row.running.accept(token)
+
+
+def _look(row: Row, request: Noted) -> None:
+    """A row that met a limit tries again with a new copy of the grammar, from the request's first token on: it may be
+    another row that has used up what they share. If it is this one, the rest get a new copy, too.
+    """
+    is_alone = again = False
+    while True:
+        try:
+            if again:
+                row.restart()
+            _catch_up(row, request)
+            row.running.look()
+            return
+        except GrammarFault as e:
+            if not e.is_shared:
+                raise
+            was_alone, is_alone, again = is_alone, row.compiled.renew(row.generation), True
+            if was_alone:
+                raise
+
+
+def _fault(error: Exception) -> Finish:
+    """How the row ends, alone."""
+    if isinstance(error, TimeoutError):
+        error = GrammarFault(STUCK)
+    told = error if isinstance(error, UserError) else InternalError("the grammar failed")
+    return Finish.abort(f"the output cannot go on: {told.message}", told.status, told.code)

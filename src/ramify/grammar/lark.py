@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EMPTY = '""'
 ANY = "/(?s:.*)/"
@@ -18,11 +18,14 @@ ANY = "/(?s:.*)/"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """An expression. A `regular` one may stand in a terminal; `atomic` ones need no brackets."""
+    """An expression. A `regular` one may stand in a terminal; `atomic` ones need no brackets. `weight` is how many
+    symbols it may stand for at once, JSON and what is not defined yet left out.
+    """
 
     text: str
     regular: bool
     atomic: bool = True
+    weight: int = 0
 
     @property
     def closed(self) -> str:
@@ -57,14 +60,14 @@ class Lark:
     def _part(self, text: str) -> Piece:
         if text in self._specials:
             return self.token(self._specials[text])
-        return Piece(json.dumps(text, ensure_ascii=False), regular=True)
+        return Piece(json.dumps(text, ensure_ascii=False), regular=True, weight=len(text))
 
     def token(self, index: int) -> Piece:
         """One special token."""
-        return Piece(f"<[{index}]>", regular=False)
+        return Piece(f"<[{index}]>", regular=False, weight=1)
 
-    def regex(self, rust: str) -> Piece:
-        return Piece(f"/{rust}/", regular=True) if rust else NOTHING
+    def regex(self, rust: str, weight: int = 1) -> Piece:
+        return Piece(f"/{rust}/", regular=True, weight=weight) if rust else NOTHING
 
     def json(self, schema: str) -> Piece:
         """JSON by a schema (JSON text of an object)."""
@@ -75,8 +78,9 @@ class Lark:
         kept = [piece for piece in pieces if piece.text != EMPTY]
         if len(kept) < 2:
             return kept[0] if kept else NOTHING
+        weight = sum(piece.weight for piece in kept)
         if all(piece.regular for piece in kept):
-            return Piece(" ".join(piece.closed for piece in kept), regular=True, atomic=False)
+            return Piece(" ".join(piece.closed for piece in kept), regular=True, atomic=False, weight=weight)
         out: list[str] = []
         run: list[Piece] = []
         for piece in kept:
@@ -86,14 +90,14 @@ class Lark:
             out += self._joined(run)
             out.append(piece.closed)
             run = []
-        return Piece(" ".join(out + self._joined(run)), regular=False, atomic=False)
+        return Piece(" ".join(out + self._joined(run)), regular=False, atomic=False, weight=weight)
 
     def either(self, pieces: Sequence[Piece]) -> Piece:
         if len(pieces) == 1:
             return pieces[0]
         regular = all(piece.regular for piece in pieces)
         texts = [piece.closed if regular else self._in_rule(piece) for piece in pieces]
-        return Piece(" | ".join(texts), regular, atomic=False)
+        return Piece(" | ".join(texts), regular, atomic=False, weight=max(piece.weight for piece in pieces))
 
     def repeat(self, piece: Piece, low: int, high: int | None) -> Piece:
         if piece.text == EMPTY or high == 0:
@@ -102,11 +106,12 @@ class Lark:
         if sign is None:
             sign = f"{{{low},{'' if high is None else high}}}"
         body = piece.closed if piece.regular else f"({piece.text})"
-        return Piece(body + sign, piece.regular, atomic=False)
+        times = max(low + 1 if high is None else high, 1)
+        return Piece(body + sign, piece.regular, atomic=False, weight=piece.weight * times)
 
     def rule(self, body: Piece) -> Piece:
         """A rule of its own; of regular pieces a terminal."""
-        return self.define(self.name(body.regular), body)
+        return replace(self.define(self.name(body.regular), body), weight=body.weight)
 
     def name(self, regular: bool) -> Piece:
         """A name for something that is defined later: a rule may refer to itself."""
@@ -122,7 +127,8 @@ class Lark:
         text = self.free(without)
         if not marker.regular:
             return self.sequence([text, marker])
-        return self.define(self.name(regular=False), self.sequence([text, marker]), "[lazy]")
+        head = self.define(self.name(regular=False), self.sequence([text, marker]), "[lazy]")
+        return replace(head, weight=marker.weight)
 
     def free(self, without: Sequence[str] = ()) -> Piece:
         """Any text that does not hold one of these strings."""

@@ -1,8 +1,9 @@
 """llguidance, and nothing else here imports it.
 
-Its limits are fuel, so that a step costs at most some tens of milliseconds whatever the grammar. It never raises: a
-matcher that met a limit is in error for good. It gives the tokens that are forced: the canonical encoding of the bytes
-that must follow, short of those at the end that a longer token could yet cover.
+Its limits are fuel, so that a step costs at most some tens of milliseconds whatever the grammar (but for forced text:
+see `worker`). It never raises: a matcher that met a limit is in error for good, and so may be all that share its
+automaton. It gives the tokens that are forced: the canonical encoding of the bytes that must follow, short of those at
+the end that a longer token could yet cover.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ LIMITS = {
     "max_items_in_row": 2000,
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,
-    "step_max_items": 50_000,
+    "step_max_items": 10_000,
     "max_lexer_states": 20_000,  # 1 to 2 kB each, shared by all rows of a grammar
     "max_grammar_size": 500_000,
     "verbose_errors": False,
 }
+LONGEST = 4096  # characters of forced text to tokenize at once
+UNSURE = 4  # tokens at the end of a text that was cut: they may be parts of others
 PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")
 EXCERPT = re.compile(r"^\s*(?:\d+ \||\^|<)")
+UNFIT = "doesn't satisfy the grammar"
 PLAIN = (  # what the library says, and what it means
     ("NoExtension", "no text satisfies the grammar"),
     ("Too many items", "the grammar is too ambiguous, or forces text without end"),
@@ -53,7 +57,10 @@ class _Wrapper:
         self._canonical = vocabulary.canonical
 
     def __call__(self, text: str) -> list[int]:
-        return self._canonical(text)
+        """The tokens of a forced text; of a very long one, of its beginning: the rest comes when that is said."""
+        if len(text) <= LONGEST:
+            return self._canonical(text)
+        return self._canonical(text[:LONGEST])[:-UNSURE]
 
 
 class Library:
@@ -126,7 +133,8 @@ class Session:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarFault(explain(self._matcher.get_error()))
+            error = self._matcher.get_error()
+            raise GrammarFault(explain(error), is_shared=UNFIT not in error)
 
 
 def explain(error: str) -> str:

@@ -30,7 +30,7 @@ class Matcher:
         self._tokens: list[int] = []  # of the grammar: accepted, then forced ones that are not yet
         self._run_ends: list[int] = []  # for each of them: where its run of forced tokens ends, 0 if it was sampled
         self._taken = 0  # how many of them are accepted
-        self._looked = False  # forced tokens after the last of them have been asked for
+        self._row: Mask | None = None  # what may follow the last of them, where nothing is forced; None: not looked
         self._ended = False  # EOS was accepted
 
     # -- where it stands ---------------------------------------------------------------------------------------------
@@ -54,6 +54,11 @@ class Matcher:
         """The output must end here: EOS was accepted, or nothing else may follow."""
         return self._ended or (not self.is_free and self._taken == len(self._tokens) and self._session.must_stop)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What of a schema is not enforced, where it was not strict."""
+        return self._session.warnings
+
     # -- what may follow ---------------------------------------------------------------------------------------------
 
     def mask(self, out: Mask) -> None:
@@ -66,22 +71,32 @@ class Matcher:
             np.copyto(out, self._prelude.mask(self._states[-1]))
             return
         forced = self.forced()
-        if not forced:
-            self._session.mask(out)
-            return
-        out[:] = 0
-        out.view(np.uint32)[forced[0] // 32] = 1 << forced[0] % 32
+        if forced:
+            out[:] = 0
+            out.view(np.uint32)[forced[0] // 32] = 1 << forced[0] % 32
+        else:
+            assert self._row is not None
+            np.copyto(out, self._row)
 
     def forced(self) -> list[int]:
         """The tokens that must follow, in canonical encoding; empty where there is a choice, or nothing follows."""
-        if self.is_free or self._ended:
-            return []
-        if self._taken == len(self._tokens) and not self._looked:
-            self._looked = True
-            found = [] if self._session.must_stop else self._session.forced()
-            self._run_ends += [len(self._tokens) + len(found)] * len(found)
-            self._tokens += found
+        self.look()
         return self._tokens[self._taken :]
+
+    def look(self) -> None:
+        """Find out what may follow, which is the work of a step: what else is asked of this place is known then.
+
+        May run on another thread, as long as nothing else is asked meanwhile. The mask comes first: computing it
+        releases the GIL, and leaves little to do for the forced tokens.
+        """
+        if self.is_free or self._row is not None or self._taken < len(self._tokens):
+            return
+        row = np.zeros(self._vocabulary.words, np.int32)
+        self._session.mask(row)
+        found = [] if self._session.must_stop else self._session.forced()
+        self._run_ends += [len(self._tokens) + len(found)] * len(found)
+        self._tokens += found
+        self._row = row
 
     def admitted(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, which were guessed, the masks would let through one after the other."""
@@ -122,7 +137,7 @@ class Matcher:
             self._tokens.append(token)
             self._run_ends.append(0)
         self._taken += 1
-        self._looked = False
+        self._row = None
 
     def _end(self) -> None:
         if not self.can_stop:
@@ -147,12 +162,18 @@ class Matcher:
         """What is not accepted any more; but a forced token is forced again, and so is the rest of its run."""
         known = self._run_ends[self._taken] or self._taken
         del self._tokens[known:], self._run_ends[known:]
-        self._looked = False
+        self._row = None
+
+    def restart(self, beginning: Matcher) -> None:
+        """Stand at the same place, with the same tokens forced, in another copy of the grammar."""
+        self._session, self._row = beginning._session.clone(), None
+        for token in self._tokens[: self._taken]:
+            self._session.take(token)
 
     def clone(self) -> Matcher:
         """Another at the same place, for `n` choices or a branch of guesses."""
         twin = Matcher(self._session.clone(), self._vocabulary, self._prelude)
         twin._states, twin._tokens = self._states[:], self._tokens[:]
         twin._run_ends, twin._taken = self._run_ends[:], self._taken
-        twin._looked, twin._ended = self._looked, self._ended
+        twin._row, twin._ended = self._row, self._ended
         return twin

@@ -7,10 +7,11 @@ for; `schema.explain` says where they stand.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-from ramify.grammar.constraint import MAX_VALUES, GrammarError, dump
+from ramify.grammar.constraint import MAX_CONSTANT, MAX_VALUES, GrammarError, dump
 from ramify.grammar.schema import walk
 from ramify.grammar.style import Style
 
@@ -40,6 +41,7 @@ def prepare(schema: Any, param: str, strict: bool, style: Style) -> str:
         raise GrammarError(f"{param} must be a JSON object", param=param)
     for path, node in walk(schema):
         _check(node, path, param)
+        _check_constants(node, path, param)
         _simplify(node)
     options: dict[str, Any] = {"whitespace_flexible": False, "lenient": not strict}
     options |= {"item_separator": re.escape(style.item_separator)}
@@ -63,6 +65,17 @@ def _check(node: dict[str, Any], path: str, param: str) -> None:
                 param=param,
                 construct=keyword,
             )
+
+
+def _check_constants(node: dict[str, Any], path: str, param: str) -> None:
+    """What has to be said as it is, is forced at once, as often as a schema repeats it."""
+    names = [*_entries(node, "properties", dict)]
+    constants = {"const": [node.get("const")], "enum": _entries(node, "enum", list), "properties": names}
+    for keyword, values in constants.items():
+        longest = max((len(json.dumps(value)) for value in values), default=0)
+        if longest > MAX_CONSTANT:
+            message = f"{param}: {keyword!r} at {path} has a value of {longest} characters; the limit is {MAX_CONSTANT}"
+            raise GrammarError(message, param=param, construct=keyword)
 
 
 def _simplify(node: dict[str, Any]) -> None:

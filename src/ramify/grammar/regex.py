@@ -29,18 +29,13 @@ GROUPS = {
 ANCHORS = {"b": "a word boundary", "B": "a word boundary", "A": "an anchor", "z": "an anchor", "Z": "an anchor"}
 
 
-def translate(pattern: str, param: str = "regex") -> str:
-    """The pattern in Rust's syntax, fit to stand between slashes; raises `GrammarError`."""
+def translate(pattern: str, param: str = "regex") -> tuple[str, int]:
+    """The pattern in Rust's syntax, fit to stand between slashes, and how many symbols it stands for."""
     if len(pattern) > MAX_REGEX:
         raise GrammarError(f"{param} is longer than {MAX_REGEX} characters", param=param)
     if "\0" in pattern:
         raise GrammarError(f"{param} holds a NUL character", param=param, construct="NUL")
     return _Scanner(pattern, param).run()
-
-
-def check(pattern: str, param: str) -> None:
-    """As `translate`, for patterns that the library reads itself (`pattern` in a schema)."""
-    translate(pattern, param)
 
 
 def printable(character: str) -> str:
@@ -64,12 +59,12 @@ class _Scanner:
         self._begun = False  # something stands before in this alternative
         self._tail = len(pattern.rstrip(")"))  # from here on nothing but closing brackets
 
-    def run(self) -> str:
+    def run(self) -> tuple[str, int]:
         while self._at < len(self._text):
             self._step(self._text[self._at])
         if len(self._costs) > 1:
             raise self._error("an unclosed group", "(")
-        return "".join(self._out)
+        return "".join(self._out), self._costs[0]
 
     def _step(self, c: str) -> None:
         handler = {"\\": self._escape, "[": self._set, "(": self._open, ")": self._close, "|": self._or}.get(c)

@@ -76,7 +76,10 @@ class _Writer:
             raise _error(
                 at, f"type {kind!r} is not supported; known are {', '.join(self._formats)}", construct=str(kind)
             )
-        return self._formats[kind](raw, at)
+        made = self._formats[kind](raw, at)
+        if made.weight > MAX_REPEATS:
+            raise _error(at, f"this {kind} stands for more than {MAX_REPEATS} symbols", construct=str(kind))
+        return made
 
     # -- single pieces -----------------------------------------------------------------------------------------------
 
@@ -94,7 +97,7 @@ class _Writer:
         return ebnf.translate(_get(raw, "grammar", str, at), self._lark, f"{at}.grammar")
 
     def _regex(self, raw: Format, at: str) -> Piece:
-        return self._lark.regex(regex.translate(_get(raw, "pattern", str, at), f"{at}.pattern"))
+        return self._lark.regex(*regex.translate(_get(raw, "pattern", str, at), f"{at}.pattern"))
 
     def _any_text(self, raw: Format, at: str) -> Piece:
         for limit in ("max_tokens", "max_chars"):
@@ -142,7 +145,7 @@ class _Writer:
     def _repeat(self, raw: Format, at: str) -> Piece:
         low, high = _get(raw, "min", int, at), _get(raw, "max", int, at)
         if not 0 <= low <= MAX_REPEATS or not (high == -1 or low <= high <= MAX_REPEATS):
-            raise _error(at, f"min and max must be in order and at most {MAX_REPEATS}")
+            raise _error(at, f"repeat: min and max must be in order and at most {MAX_REPEATS}", construct="repeat")
         return self._many(raw, at, low, None if high == -1 else high)
 
     def _tag(self, raw: Format, at: str) -> Piece:

@@ -44,7 +44,7 @@ def translate(constraint: Constraint, specials: Mapping[str, int], style: Style)
     elif constraint.kind == "choice":
         root = _choice(constraint.text, lark)
     elif constraint.kind == "regex":
-        root = lark.regex(regex.translate(constraint.text))
+        root = lark.regex(*regex.translate(constraint.text))
     else:
         root = ebnf.translate(constraint.text, lark)
     if constraint.after:
