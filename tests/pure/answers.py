@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ class Rendered:
             return (BUNDLED / "chat_template.jinja").read_text()
         return shared(f"templates/{self.path}").read_text()
 
+    @cached_property
     def answer(self) -> str:
         message: dict[str, Any] = {"role": "assistant", "content": CONTENT if self.content else ""}
         if self.thinks:
@@ -331,14 +333,18 @@ WRITTEN = {
 WRITTEN_CALLS: Calls = [("now", {}), ("search", {"query": "a}", "limit": 7})]
 
 
+@cache
+def formats(tools: str | None, reasoning: str | None) -> Formats:
+    return Formats(
+        TOOL_FORMATS[tools] if tools else NO_TOOLS, REASONING_FORMATS[reasoning] if reasoning else NO_REASONING
+    )
+
+
 def parser(tools: str | None = None, reasoning: str | None = None, **more: Any) -> Parser:
     """Knows `TOOLS`; numbers the calls it names itself."""
     numbers = iter(range(10**9))
     more = {"signatures": SIGNATURES, "new_id": lambda: f"call_{next(numbers)}"} | more
-    formats = Formats(
-        TOOL_FORMATS[tools] if tools else NO_TOOLS, REASONING_FORMATS[reasoning] if reasoning else NO_REASONING
-    )
-    return Parser(formats, **more)
+    return Parser(formats(tools, reasoning), **more)
 
 
 def feed(made: Parser, pieces: list[str]) -> list[Event]:

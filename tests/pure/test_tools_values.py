@@ -27,19 +27,19 @@ written_json = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(written_json)
 def test_json_stays_as_it_is(text: str) -> None:
     assert convert(text, JSON) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(json_values)
 def test_python_literals(value: Any) -> None:
     assert json.loads(convert(repr(value), PYTHON) or "?") == value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(alphabet='{}[]",:0123456789.eE+-truefalsn \\u"ab\n', max_size=24))
 def test_json_is_what_a_json_parser_takes(text: str) -> None:
     """But for control characters, which are escaped, and for backslashes that begin no escape, which stay."""
