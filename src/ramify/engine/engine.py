@@ -14,11 +14,9 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from ramify.config.read import overlay
-from ramify.config.resolve import Resolved
-from ramify.config.settings import Settings
+from ramify.config.resolve import SECRETS, Resolved
+from ramify.config.settings import Settings, names
 from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, from_status
 from ramify.core.params import SamplingParams
@@ -299,14 +297,10 @@ def limits_of(resolved: Resolved) -> Limits:
 
 def info_of(resolved: Resolved) -> dict[str, Any]:
     """Settings and decisions, without secrets."""
-    settings = {
-        name: value
-        for room in msgspec.to_builtins(resolved.settings).values()
-        for name, value in room.items()
-        if "api_key" not in name
-    }
+    asked = {name: getattr(getattr(resolved.settings, room), name) for name, (room, _) in names().items()}
     decided = {decision.name: decision.value for decision in resolved.decisions}
-    return {**settings, **decided, "max_total_num_tokens": resolved.memory.pool_tokens}
+    shown = {name: value for name, value in {**asked, **decided}.items() if name not in SECRETS}
+    return {**shown, "max_total_num_tokens": resolved.memory.pool_tokens}
 
 
 def raise_if_failed(news: News) -> None:
