@@ -13,10 +13,10 @@ from assets import shared
 from ramify.cli.settings import parse
 from ramify.config.machine import Machine, read_machine
 from ramify.config.model import ModelConfig, parse_config
-from ramify.config.read import PREFIX, from_environment, from_yaml, overlay, parse_bool, parse_int
+from ramify.config.read import PREFIX, from_environment, from_yaml, overlay, parse_bool, parse_int, unknown_variables
 from ramify.config.resolve import Resolved, resolve
-from ramify.config.settings import Settings, names
-from ramify.core.errors import StartupError
+from ramify.config.settings import CacheSettings, ServerSettings, Settings, names, spellings
+from ramify.core.errors import StartupError, UsageError
 
 GIB = 1 << 30
 CONFIG = {
@@ -52,7 +52,7 @@ def test_whole_numbers(text: str, value: int) -> None:
     assert parse_int(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "x", "1.5", "k", "1kk"])
+@pytest.mark.parametrize("text", ["", "x", "1.5", "k", "1kk", "nan", "inf", "1e999", "1.0005k", "9" * 5000])
 def test_what_is_no_whole_number(text: str) -> None:
     with pytest.raises(ValueError):
         parse_int(text)
@@ -69,6 +69,7 @@ def sample(name: str) -> object:
     special = {
         "load_format": "dummy", "dtype": "float32", "device": "cpu", "attention_backend": "reference",
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
+        "log_requests_level": 3, "log_requests_format": "json",
     }  # fmt: skip
     if name in special:
         return special[name]
@@ -119,7 +120,10 @@ def test_the_model_by_position_or_by_flag() -> None:
         parse(["a", "--model-path", "b"], "t")
 
 
-@pytest.mark.parametrize("text", ["- a\n", "port: [1]\n", "nope: 1\n", "port: x\n", "a: b: c\n", "port: 1.5\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["- a\n", "port: [1]\n", "nope: 1\n", "port: x\n", "a: b: c\n", "port: 1.5\n", "port: .inf\n", "? [a]\n: 1\n"],
+)
 def test_bad_yaml(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
@@ -132,6 +136,190 @@ def test_yaml_builds_no_objects(tmp_path: Path) -> None:
     path.write_text("port: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(StartupError, match="not valid YAML"):
         from_yaml(Settings(), str(path))
+
+
+@pytest.mark.parametrize("text", ["port: 1\nport: 2\n", "tp: 1\ntp_size: 1\n", "page-size: 4\npage_size: 8\n"])
+def test_a_key_given_twice(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(StartupError, match="given twice"):
+        from_yaml(Settings(), str(path))
+
+
+def test_a_file_of_any_size_is_refused_in_few_words(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [*a, *a]\n" for n in range(3)) + "port: [*b0, *b1]\n")
+    with pytest.raises(StartupError) as error:
+        from_yaml(Settings(), str(path))
+    assert len(str(error.value)) < 400
+    path.write_text("port: " + " " * (2 << 20) + "1\n")
+    with pytest.raises(StartupError, match="larger than"):
+        from_yaml(Settings(), str(path))
+
+
+@pytest.mark.parametrize("spelling", spellings())
+def test_every_spelling_of_a_flag_is_one_everywhere(spelling: str) -> None:
+    name = spellings()[spelling]
+    room, _ = names()[name]
+    value = sample(name)
+
+    def found(settings: Settings) -> object:
+        return getattr(getattr(settings, room), name)
+
+    assert found(overlay(Settings(), {spelling: value}, "test")) == value
+    assert found(overlay(Settings(), {spelling.replace("_", "-"): value}, "test")) == value
+    assert found(from_environment(Settings(), {PREFIX + spelling.upper(): str(value)})) == value
+
+
+def test_a_setting_in_two_variables() -> None:
+    with pytest.raises(StartupError, match="RAMIFY_TP_SIZE and RAMIFY_TP "):
+        from_environment(Settings(), {"RAMIFY_TP": "1", "RAMIFY_TP_SIZE": "1"})
+
+
+def test_an_error_names_the_setting_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("page-size: x\n")
+    for said, ask in {
+        r"RAMIFY_PAGE_SIZE: 'x' is not a whole number": lambda: from_environment(Settings(), {"RAMIFY_PAGE_SIZE": "x"}),
+        r"--config .*c.yaml: page-size: 'x' is not": lambda: from_yaml(Settings(), str(path)),
+        r"^--page_size: 'x' is not": lambda: parse(["--page_size", "x"], "test"),
+        r"^RAMIFY_TP must be at least 1, got 0": lambda: from_environment(Settings(), {"RAMIFY_TP": "0"}),
+    }.items():
+        with pytest.raises(StartupError, match=said):
+            ask()
+
+
+def test_variables_that_are_no_settings_are_told() -> None:
+    said = unknown_variables({"RAMIFY_PAGESIZE": "4", "RAMIFY_CONFIG": "x", "RAMIFY_TP": "1", "HOME": "/"})
+    assert said == ["RAMIFY_PAGESIZE is in the environment and is no setting. Did you mean RAMIFY_PAGE_SIZE?"]
+
+
+def test_settings_of_sglang_outside_the_command_line(caplog: pytest.LogCaptureFixture) -> None:
+    for name, value, says in (
+        ("quantization", "fp8", "Quantized weights"),
+        ("trust_remote_code", True, "never run"),
+        ("lora_paths", ["a"], "Merge the adapter"),
+    ):
+        with pytest.raises(StartupError, match=f"{name} is a setting of SGLang that ramify does not have") as error:
+            overlay(Settings(), {name: value}, "Engine")
+        assert says in error.value.remedy
+        assert overlay(Settings(), {name: None}, "Engine") == Settings()
+    assert overlay(Settings(), {"disable_cuda_graph": True, "max-prefill-tokens": 9}, "Engine") == Settings()
+    assert [r.getMessage().split(":")[1].strip() for r in caplog.records] == [
+        "disable_cuda_graph is not needed", "max-prefill-tokens is not needed",
+    ]  # fmt: skip
+
+
+def test_a_name_that_is_almost_one() -> None:
+    with pytest.raises(StartupError, match="no setting 'pagesize'") as error:
+        overlay(Settings(), {"pagesize": 1}, "test")
+    assert error.value.remedy == "Did you mean page_size?"
+
+
+# -- ranges ------------------------------------------------------------------------------------------------------------
+
+NUMBERS = [name for name, (_, field) in names().items() if str(field.type).split()[0] in ("int", "float")]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range(name: str) -> None:
+    room, field = names()[name]
+    within = field.metadata["within"]
+    assert field.default is None or within.refusal(field.default) is None
+    for value in (within.least - 1, within.most * 2 + 1, float("inf"), float("-inf"), float("nan")):
+        if value in within.beside:
+            continue
+        with pytest.raises(StartupError, match=name):
+            overlay(Settings(), {name: value}, "test")
+        with pytest.raises(StartupError):
+            from_environment(Settings(), {PREFIX + name.upper(): str(value)})
+        made = dataclasses.replace(getattr(Settings(), room), **{name: value})
+        with pytest.raises(StartupError, match=f"--{name.replace('_', '-')} must be"):
+            resolve(Settings(**{room: made}), parse_config(CONFIG), Path("/m"), Machine(16 * GIB, 8, False))
+    for value in (within.least, *within.beside):
+        assert overlay(Settings(), {name: value}, "test")
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_api_key", "model_path"])
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_text_is_refused(name: str, empty: str) -> None:
+    """It is an unset variable of somebody's script; as a key it would open the server to all."""
+    with pytest.raises(StartupError, match="is empty"):
+        parse([f"--{name.replace('_', '-')}", empty], "test")
+    with pytest.raises(StartupError, match=f"RAMIFY_{name.upper()} is empty"):
+        from_environment(Settings(), {f"RAMIFY_{name.upper()}": empty})
+
+
+def test_an_empty_key_is_refused_however_it_came() -> None:
+    with pytest.raises(StartupError, match="--api-key is empty"):
+        decide_directly(server=ServerSettings(api_key=""))
+
+
+def decide_directly(**rooms: object) -> Resolved:
+    settings = Settings(**rooms)  # type: ignore[arg-type]
+    return resolve(settings, parse_config(CONFIG), Path("/m"), Machine(16 * GIB, 8, False))
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "remedy"),
+    [
+        (["--pagesize", "4"], "no flag '--pagesize'", "--page-size"),
+        (["--port"], "--port needs a value", "--port=VALUE"),
+        (["--port", "--tp", "1"], "--port needs a value", ""),
+        (["-x"], "no flag '-x'", ""),
+        (["a", "b"], "one model is served", ""),
+    ],
+)
+def test_command_lines_that_cannot_be_read(arguments: list[str], says: str, remedy: str) -> None:
+    with pytest.raises(UsageError, match=says) as error:
+        parse(arguments, "test")
+    assert remedy in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "remedy"),
+    [
+        ("device", "cuda", "the CPU computes"),
+        ("attention-backend", "flashinfer", "torch_native"),
+        ("schedule-policy", "hrrn", "fcfs"),
+        ("log-level", "warn", "warning"),
+    ],
+)
+def test_values_of_sglang_are_answered(setting: str, value: str, remedy: str) -> None:
+    with pytest.raises(StartupError, match=f"--{setting}: '{value}' is not one of") as error:
+        parse([f"--{setting}", value], "test")
+    assert remedy in error.value.remedy
+
+
+def test_switches_take_no_value_unless_with_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parse(["--disable-radix-cache", "model"], "test")
+    assert (settings.cache.disable_radix_cache, settings.model.model_path) == (True, "model")
+    monkeypatch.setenv("RAMIFY_DISABLE_RADIX_CACHE", "1")
+    assert not parse(["--disable-radix-cache=false"], "test").cache.disable_radix_cache
+
+
+def test_the_last_flag_counts_and_values_may_be_negative() -> None:
+    settings = parse(["--port", "1", "--port=2", "--chunked-prefill-size", "-1", "--", "--odd-name"], "test")
+    assert settings.server.port == 2
+    assert settings.schedule.chunked_prefill_size == -1
+    assert settings.model.model_path == "--odd-name"
+
+
+def test_help_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"], "ramify serve")
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "None" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for name, (_, field) in names().items():
+        (said,) = [entry for entry in text.split("\n  --") if entry.split()[0] == name.replace("_", "-")]
+        assert said.count("Default:") <= 1
+        assert field.metadata["help"].split()[-1] in said
 
 
 def test_settings_are_frozen() -> None:
@@ -186,6 +374,27 @@ def test_the_pool_is_what_memory_leaves_or_what_can_be_used() -> None:
     assert small.memory.pool_tokens == 4096
     assert "all that 4 requests of 1024 tokens can use" in reason(small, "max_total_tokens")
     assert decide(max_total_tokens=1000).memory.pool_tokens == 992
+
+
+def test_a_small_pool_that_was_asked_for_is_given() -> None:
+    assert decide(max_total_tokens=64).memory.pool_tokens == 64
+    with pytest.raises(StartupError, match="--max-total-tokens 8 is less than one page of 16"):
+        decide(max_total_tokens=8)
+
+
+def test_a_reason_says_where_a_value_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text("page_size: 8\nschedule_policy: lpm\n")
+    monkeypatch.setenv("RAMIFY_MAX_RUNNING_REQUESTS", "4")
+    line = ["m", "--config", str(path), "--disable-radix-cache", "--api-key", "secret", "--max-total-tokens", "1001"]
+    decided = resolve(parse(line, "t"), parse_config(CONFIG), Path("/m"), Machine(16 * GIB, 8, False))
+    assert reason(decided, "page_size") == reason(decided, "schedule_policy") == f"the file {path}"
+    assert reason(decided, "max_running_requests") == "environment RAMIFY_MAX_RUNNING_REQUESTS"
+    assert reason(decided, "disable_radix_cache") == "flag"
+    assert reason(decided, "max_total_tokens") == "flag, in whole pages"
+    assert reason(decided, "model") == "argument"
+    assert "secret" not in str(decided.decisions)
+    assert reason(decide_directly(cache=CacheSettings(page_size=8)), "page_size") == "as asked"
 
 
 def test_a_pool_that_cannot_be_is_refused_with_numbers() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from world import EOS, VOCAB, World, prompts, submit
 
 from ramify.core.errors import BadRequest
+from ramify.core.finish import Finish
 from ramify.schedule.guide import FREE, Guide, Guided
 from ramify.wire.masks import Masks
 from ramify.wire.messages import Abort, Submit
@@ -58,14 +59,14 @@ class Toys:
             raise BadRequest("no such language")
         return ToyGuide(int(submit.notes["toy"]), self.jumps)
 
-    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, str]]:
+    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, Finish]]:
         failed = {}
         bits = np.zeros((len(rows), 64), dtype=np.uint8)
         for at, row in enumerate(rows):
             guide = row.request.guide
             assert isinstance(guide, ToyGuide)
             if len(guide.taken) >= self.breaks_at:
-                failed[row.request.id] = "too hard"
+                failed[row.request.id] = Finish.abort("too hard", 400, "grammar")
             bits[at, allowed_after(guide.taken, guide.length) if row.known is None else [row.known]] = 1
         return Masks([row.index for row in rows], np.packbits(bits, axis=1, bitorder="little").view(np.uint32)), failed
 

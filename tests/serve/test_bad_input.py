@@ -78,7 +78,7 @@ NATIVE: list[tuple[str, Any, str]] = [
     ("bias of an unknown token", sampling(logit_bias={"99999": 1}), "logit_bias"),
     ("bias key is no number", sampling(logit_bias={"x": 1}), "logit_bias"),
     ("bias is a string", sampling(logit_bias={"5": "1"}), "logit_bias"),
-    ("structured output", sampling(regex="a+"), "structured output"),
+    ("beam search", sampling(beam_width=2), "beam search"),
     ("parameters are a list for one", {"text": PROMPT, "sampling_params": [OK, OK]}, "sampling_params has 2 entries"),
     ("parameters are a string", {"text": PROMPT, "sampling_params": "x"}, "sampling_params"),
     ("logprob start beyond", {"text": PROMPT, "return_logprob": True, "logprob_start_len": 99}, "logprob_start_len"),

@@ -12,18 +12,21 @@ import pytest
 from server import Server
 
 from assets import shared
+from ramify.config.settings import names
 
 ENV = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 
-def ramify(*arguments: str, stdin: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def ramify(
+    *arguments: str, stdin: str = "", timeout: float = 120, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ramify.cli.main", *arguments],
         input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=ENV,
+        env={**ENV, **(env or {})},
     )
 
 
@@ -50,6 +53,38 @@ def test_an_unknown_command() -> None:
     done = ramify("fly")
     assert done.returncode == 2
     assert "no command 'fly'" in done.stderr
+    near = ramify("serv")
+    assert near.returncode == 2
+    assert "Did you mean serve?" in near.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("doctor", "--foo"), "there is no flag '--foo'"),
+        (("doctor", "now"), "takes no 'now'"),
+        (("version", "--foo"), "takes no '--foo'"),
+        (("generate",), "there is no prompt"),
+        (("generate", "Hi", "there"), 'ramify generate "Hi there"'),
+        (("generate", "a", "b/c", "d"), 'ramify generate "a b/c d"'),
+        (("generate", "a", "--temperature", "nan"), "--temperature must be a number from 0"),
+        (("generate", "a", "--n", "x"), "--n: 'x' is not a whole number"),
+        (("generate", "a", "--tempertaure", "1"), "Did you mean --temperature?"),
+        (("chat", "--url", "http://127.0.0.1:9", "--page-size", "4"), "--page-size: with --url the server decides"),
+        (("serve", "--device", "cuda"), "the CPU computes"),
+        (("serve", "--api-key", ""), "--api-key is empty"),
+        (("serve", "--drain-timeout", "nan"), "--drain-timeout must be a number from 0"),
+        (("serve", "--keep-alive-interval", "0"), "--keep-alive-interval must be at least 0.1"),
+    ],
+    ids=str,
+)
+def test_errors_have_one_style(arguments: tuple[str, ...], says: str) -> None:
+    done = ramify(*arguments)
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("ramify: ")
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+    assert done.stdout == ""
 
 
 def test_version() -> None:
@@ -105,6 +140,26 @@ def test_chat_here_and_on_a_server(folder: str, stories: Server, tmp_path: Path)
     assert "there was a little girl" in here.stdout
     there = ramify("chat", "--url", stories.url, *options, stdin="hello\n")
     assert "has no chat template" in there.stdout
+    assert there.returncode == 1
+
+
+def test_a_base_model_does_not_chat(folder: str) -> None:
+    done = ramify("chat", folder, stdin="hello\n")
+    assert done.returncode == 1
+    assert "has no chat template" in done.stderr
+    assert "ramify generate" in done.stderr
+    assert done.stdout == ""
+
+
+def test_commands_in_a_chat(folder: str, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}")
+    lines = "/undo\n/system Be kind.\n/undo\nOnce upon a time\n/undo\n/foo\n/reset\n//etc/hosts is\n"
+    done = ramify("chat", folder, "--chat-template", str(template), "--max-new-tokens", "2", stdin=lines)
+    assert done.returncode == 0, done.stderr
+    for text in ("[taken back: Once upon a time]", "[there is no command /foo;", "[forgotten]", "[system prompt set]"):
+        assert text in done.stdout
+    assert done.stdout.count("[there is nothing to take back]") == 2
 
 
 def test_chat_with_nobody() -> None:
@@ -115,9 +170,27 @@ def test_chat_with_nobody() -> None:
 
 def test_explain(folder: str) -> None:
     done = ramify("explain", folder, "--page-size", "8", "--max-running-requests", "4")
-    for text in ("page_size", "as asked", "Memory plan", "KV cache", "batch_invariance", "all that 4 requests"):
+    for text in ("page_size", "flag", "Memory plan", "KV cache", "batch_invariance", "all that 4 requests"):
         assert text in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_explain_shows_every_setting_and_no_key(folder: str, tmp_path: Path) -> None:
+    deep = tmp_path / ("a" * 60) / ("b" * 60)
+    deep.parent.mkdir()
+    deep.symlink_to(folder)
+    config = tmp_path / "serve.yaml"
+    config.write_text("schedule-policy: lpm\napi_key: secret\n")
+    done = ramify("explain", str(deep), "--config", str(config), "--disable-radix-cache", env={"RAMIFY_PORT": "5"})
+    assert str(deep) in done.stdout.split()
+    for row in ("schedule_policy lpm the file", "disable_radix_cache True flag", "port 5 environment RAMIFY_PORT"):
+        assert row in " ".join(done.stdout.split())
+    missing = [name for name in names() if name not in done.stdout and name != "model_path"]
+    assert missing == []
+    assert "secret" not in done.stdout
+    defaults = done.stdout.partition("At their defaults")[2].partition("Memory plan")[0]
+    assert "host 127.0.0.1" in defaults
+    assert "schedule_policy" not in defaults
 
 
 def test_needless_flags_of_sglang_are_accepted_with_a_word(folder: str) -> None:

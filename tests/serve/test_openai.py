@@ -211,7 +211,7 @@ def test_chat_without_a_limit_goes_to_the_end(client: OpenAI) -> None:
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"stop": ["x"] * 100}, openai.BadRequestError, "stop"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools needs"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "structured output"),
+        ({"response_format": {"type": "jsonish"}}, openai.BadRequestError, "response_format"),
         ({"messages": [{"role": "user", "content": "x " * 2000}]}, openai.BadRequestError, "longer than"),
         ({"top_logprobs": 3}, openai.BadRequestError, "logprobs"),
         ({"logprobs": True, "top_logprobs": 50}, openai.BadRequestError, "top_logprobs"),

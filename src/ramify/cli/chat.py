@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from tyro.conf import arg
-
-from ramify.cli.options import engine_settings, split
-from ramify.core.errors import StartupError, UserError
+from ramify.cli.command import option, read, settings_beside
+from ramify.cli.line import Line
+from ramify.config.settings import MANY, Range
+from ramify.core.errors import StartupError, UsageError, UserError
 
 HELP = """\
 /exit      leave (also Ctrl-D)        /reset     forget the conversation
 /system T  set the system prompt      /undo      take the last exchange back
-/help      this text                  Ctrl-C stops an answer"""
+/help      this text                  //...      say something that begins with a slash
+Ctrl-C stops an answer."""
+USAGE = "ramify chat [MODEL] [options]"
+WORDS = (("MODEL", "Folder or hub id of a model (org/model). Without it the bundled demo model."),)
 
 
 @dataclass(frozen=True)
 class Options:
     """Talk to a model in the terminal."""
 
-    url: Annotated[str | None, arg(help="A running server, like http://127.0.0.1:30000; without it a model here.")] = (
-        None
-    )
-    key: Annotated[str | None, arg(help="The server's API key.")] = None
-    system: Annotated[str | None, arg(help="System prompt.")] = None
-    max_new_tokens: Annotated[int, arg(help="Longest answer in tokens.")] = 512
-    temperature: Annotated[float, arg(help="0 always takes the best token.")] = 0.7
-    seed: Annotated[int | None, arg(help="The same seed gives the same answers.")] = None
+    url: str | None = option(None, "A running server, like http://127.0.0.1:30000; without it a model here.")
+    key: str | None = option(None, "The server's API key.")
+    system: str | None = option(None, "System prompt.")
+    max_new_tokens: int = option(512, "Longest answer in tokens.", Range(1, MANY))
+    temperature: float = option(0.7, "0 always takes the best token.", Range(0, 1e6))
+    seed: int | None = option(None, "The same seed gives the same answers.", Range(-(2**63), 2**63 - 1))
 
 
 Messages = list[dict[str, str]]
@@ -50,35 +53,65 @@ class Partner(Protocol):
 
 
 def chat(arguments: list[str]) -> int:
-    options, rest = split(Options, arguments, "ramify chat")
-    partner: Partner = _Remote(options, rest) if options.url else _Local(options, rest)
+    options, line = read(Options, arguments, USAGE, WORDS)
+    partner: Partner = _Remote(options, line) if options.url else _Local(options, line)
     try:
-        _converse(partner, options.system)
+        return _converse(partner, options.system)
     finally:
         partner.close()
-    return 0
 
 
-def _converse(partner: Partner, system: str | None) -> None:
-    history = _beginning(system)
+def _converse(partner: Partner, system: str | None) -> int:
+    """Until the end. A script whose question failed should know: its exit status is 1."""
+    talk = _Talk(partner)
+    if system:
+        talk.history = _beginning(system)
     interactive = sys.stdin.isatty()
     if interactive:
         _edit_lines()
         print(f"{partner.name}. /help for commands.\n")
-    while (line := _read(interactive)) is not None:
+    while (line := _read(interactive)) is not None and line != "/exit":
+        if line:
+            talk.hear(line)
+    return 1 if talk.failures and not interactive else 0
+
+
+@dataclass
+class _Talk:
+    """A conversation: what was said, and commands about it."""
+
+    partner: Partner
+    history: Messages = field(default_factory=list)
+    failures: int = 0
+
+    def hear(self, line: str) -> None:
         command, _, rest = line.partition(" ")
-        if command == "/exit":
+        if not re.fullmatch(r"/\w*", command):
+            _exchange(self, line[1:] if line.startswith("//") else line)
             return
-        if command == "/reset":
-            history = [m for m in history if m["role"] == "system"]
-        elif command == "/undo":
-            del history[-2:]
-        elif command == "/system":
-            history = _beginning(rest) + [m for m in history if m["role"] != "system"]
-        elif command == "/help":
-            print(HELP)
-        elif line:
-            _exchange(partner, history, line)
+        commands: dict[str, Callable[[str], str]] = {
+            "/reset": self._reset,
+            "/undo": self._undo,
+            "/system": self._system,
+            "/help": lambda _: HELP,
+        }
+        known = commands.get(command)
+        print(known(rest) if known else f"[there is no command {command}; /help lists them]")
+
+    def _reset(self, _: str) -> str:
+        self.history = [m for m in self.history if m["role"] == "system"]
+        return "[forgotten]"
+
+    def _undo(self, _: str) -> str:
+        if not self.history or self.history[-1]["role"] == "system":
+            return "[there is nothing to take back]"
+        question = self.history[-2]["content"]
+        del self.history[-2:]
+        return f"[taken back: {question}]"
+
+    def _system(self, text: str) -> str:
+        self.history = _beginning(text) + [m for m in self.history if m["role"] != "system"]
+        return "[system prompt set]" if text else "[no system prompt]"
 
 
 def _beginning(system: str | None) -> Messages:
@@ -104,11 +137,12 @@ def _read(interactive: bool) -> str | None:
         return None
 
 
-def _exchange(partner: Partner, history: Messages, line: str) -> None:
+def _exchange(talk: _Talk, line: str) -> None:
     """One question and its answer; a question that fails is taken back."""
+    history = talk.history
     history.append({"role": "user", "content": line})
     said: list[str] = []
-    pieces = partner.answer(history)
+    pieces = talk.partner.answer(history)
     try:
         for piece in pieces:
             said.append(piece)
@@ -118,6 +152,7 @@ def _exchange(partner: Partner, history: Messages, line: str) -> None:
     except (UserError, OSError) as e:
         print(f"[{getattr(e, 'message', e)}]")
         history.pop()
+        talk.failures += 1
         return
     finally:
         pieces.close()  # type: ignore[attr-defined]
@@ -128,10 +163,17 @@ def _exchange(partner: Partner, history: Messages, line: str) -> None:
 class _Local:
     """An engine in this process."""
 
-    def __init__(self, options: Options, rest: list[str]) -> None:
+    def __init__(self, options: Options, line: Line) -> None:
         from ramify.engine.engine import Engine
 
-        self._engine = Engine.from_settings(engine_settings(rest, "ramify chat"))
+        self._engine = Engine.from_settings(settings_beside(line))
+        if not self._engine.has_chat_template:
+            name = self._engine.resolved.served_name
+            self._engine.shutdown()
+            raise StartupError(
+                f"{name} has no chat template: it is a base model, which continues texts",
+                "Use `ramify generate`, or give a --chat-template FILE.",
+            )
         self.name = f"{self._engine.resolved.served_name}, in this process"
         self._params: dict[str, Any] = {"temperature": options.temperature, "sampling_seed": options.seed}
         self._longest = options.max_new_tokens
@@ -151,9 +193,10 @@ class _Local:
 class _Remote:
     """A server that speaks OpenAI's API."""
 
-    def __init__(self, options: Options, rest: list[str]) -> None:
-        if rest:
-            raise StartupError(f"{' '.join(rest)}: with --url the server decides about its model")
+    def __init__(self, options: Options, line: Line) -> None:
+        own = {each.name for each in dataclasses.fields(Options)}
+        if rest := line.words + [spelled for name, spelled in line.spelled.items() if name not in own]:
+            raise UsageError(f"{' '.join(rest)}: with --url the server decides about its model")
         self._url = (options.url or "").rstrip("/")
         self._options = options
         self._headers = {"Content-Type": "application/json"}

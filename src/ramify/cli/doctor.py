@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import ramify
+from ramify.cli.line import describe, take
 from ramify.config.machine import Machine, read_machine
 from ramify.config.source import bundled_model
-from ramify.core.errors import RamifyError
+from ramify.core.errors import RamifyError, UsageError
 
 GIB = 1 << 30
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "starlette", "uvicorn", "msgspec")
@@ -31,9 +32,12 @@ class Finding:
 
 
 def doctor(arguments: list[str]) -> int:
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print("usage: ramify doctor\n\nLook at this machine and this installation.")
+    line = take(arguments, ())
+    if line.help:
+        print(describe("ramify doctor", "Look at this machine and this installation.", ()))
         return 0
+    if line.words:
+        raise UsageError(f"the doctor looks at this machine and takes no {line.words[0]!r}")
     machine = read_machine()
     checks: list[Callable[[], Iterator[Finding]]] = [
         lambda: _python(),

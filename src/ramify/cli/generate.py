@@ -1,50 +1,75 @@
-"""`ramify generate "Once upon a time"`: complete a prompt in this process and exit."""
+"""`ramify generate "Once upon a time"`: answer a prompt, or continue it, in this process and exit."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
-import tyro
-from tyro.conf import arg
+from ramify.cli.command import option, read, settings_beside
+from ramify.cli.line import Line
+from ramify.config.settings import MANY, Range
+from ramify.core.errors import BadRequest, UsageError
 
-from ramify.cli.options import engine_settings, split
-from ramify.core.errors import BadRequest
+USAGE = "ramify generate PROMPT [MODEL] [options]"
+WORDS = (
+    ("PROMPT", "What to answer, in quotes; - reads it from standard input."),
+    ("MODEL", "Folder or hub id of a model (org/model). Without it the bundled demo model."),
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Complete a prompt and exit."""
+    """Answer a prompt and exit. Where the model has a chat template, the prompt is a user's message to it; with --raw,
+    or where there is none, it is a text to continue.
+    """
 
-    prompt: Annotated[tyro.conf.Positional[str], arg(help="The text to continue; - reads it from standard input.")]
-    max_new_tokens: Annotated[int, arg(help="Tokens to generate at most.")] = 128
-    temperature: Annotated[float, arg(help="0 always takes the best token.")] = 0.7
-    top_p: Annotated[float, arg(help="Keep the best tokens up to this probability.")] = 1.0
-    top_k: Annotated[int, arg(help="Keep this many best tokens; -1 keeps all.")] = -1
-    seed: Annotated[int | None, arg(help="The same seed gives the same text.")] = None
-    stop: Annotated[tuple[str, ...], arg(help="Texts that end the answer.")] = ()
-    n: Annotated[int, arg(help="How many answers.")] = 1
-    raw: Annotated[bool, arg(help="Do not wrap the prompt in the model's chat template.")] = False
-    json: Annotated[bool, arg(help="Print the whole answer as JSON.")] = False
+    max_new_tokens: int = option(128, "Tokens to generate at most.", Range(0, MANY))
+    temperature: float = option(0.7, "0 always takes the best token.", Range(0, 1e6))
+    top_p: float = option(1.0, "Keep the best tokens up to this probability.", Range(1e-9, 1))
+    top_k: int = option(-1, "Keep this many best tokens; -1 keeps all.", Range(1, MANY, (-1,)))
+    seed: int | None = option(None, "The same seed gives the same text.", Range(-(2**63), 2**63 - 1))
+    stop: tuple[str, ...] = option((), "A text that ends the answer; may be given several times.")
+    n: int = option(1, "How many answers.", Range(1, 128))
+    raw: bool = option(False, "Continue the prompt as it stands, without the model's chat template.")
+    json: bool = option(False, "Print the whole answer as JSON.")
 
 
 def generate(arguments: list[str]) -> int:
-    options, rest = split(Options, arguments, "ramify generate")
-    settings = engine_settings(rest, "ramify generate")
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    options, line = read(Options, arguments, USAGE, WORDS)
+    given = _take_prompt(line)
+    settings = settings_beside(line)
+    prompt = sys.stdin.read() if given == "-" else given
     if not prompt:
         raise BadRequest("the prompt is empty")
     from ramify.engine.engine import Engine
 
     with Engine.from_settings(settings) as engine:
-        if not options.raw and engine.has_chat_template:
-            prompt = engine.render([{"role": "user", "content": prompt}])
-        if options.json or options.n > 1:
-            _print_whole(engine.generate(prompt, _params(options)), options.json)
+        whole = options.json or options.n > 1
+        if options.raw or not engine.has_chat_template:
+            answer = engine.generate(prompt, _params(options), stream=not whole)
         else:
-            _print_stream(engine.generate(prompt, _params(options), stream=True))
+            answer = engine.chat([{"role": "user", "content": prompt}], _params(options), stream=not whole)
+        if whole:
+            _print_whole(answer, options.json)
+        else:
+            _print_stream(answer)
     return 0
+
+
+def _take_prompt(line: Line) -> str:
+    """The first word; a second one is the model, if it can be one."""
+    if not line.words:
+        raise UsageError("there is no prompt", f"usage: {USAGE}")
+    prompt, *rest = line.words
+    if rest[1:] or any("/" not in word and not Path(word).is_dir() for word in rest):
+        raise UsageError(
+            "the prompt is more than one word of the command line",
+            f'Put it in quotes: ramify generate "{" ".join(line.words)}"',
+        )
+    line.words = rest
+    return prompt
 
 
 def _params(options: Options) -> dict[str, Any]:

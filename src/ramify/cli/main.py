@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import ramify
-from ramify.core.errors import StartupError, UserError
+from ramify.core.errors import StartupError, UsageError, UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("ramify.cli.serve:serve", "serve a model over HTTP"),
-    "generate": ("ramify.cli.generate:generate", "complete a prompt and exit"),
+    "generate": ("ramify.cli.generate:generate", "answer a prompt, or continue it, and exit"),
     "chat": ("ramify.cli.chat:chat", "talk to a model in the terminal"),
     "bench": ("ramify.cli.bench:bench", "measure a server, or the engine itself"),
     "explain": ("ramify.cli.serve:explain", "show what a run would use, and why"),
@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args[0] in ("-V", "--version"):
         return version([])
     if args[0] not in COMMANDS:
-        print(f"ramify: there is no command {args[0]!r}. One of: {', '.join(COMMANDS)}", file=sys.stderr)
+        from ramify.config.read import did_you_mean
+
+        near = did_you_mean(args[0], COMMANDS)
+        print(f"ramify: there is no command {args[0]!r}\n  {near or 'One of: ' + ', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, _, name = COMMANDS[args[0]][0].partition(":")
     run: Callable[[list[str]], int] = getattr(import_module(module), name)
@@ -57,7 +60,7 @@ def _guarded(run: Callable[[list[str]], int], arguments: list[str]) -> int:
         return run(arguments)
     except StartupError as e:
         print(f"ramify: {e}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(e, UsageError) else 1
     except UserError as e:
         print(f"ramify: {e.message}", file=sys.stderr)
         return 1
@@ -69,6 +72,8 @@ def _guarded(run: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def version(arguments: list[str]) -> int:
+    if arguments:
+        raise UsageError(f"version takes no {arguments[0]!r}")
     print(ramify.__version__)
     return 0
 

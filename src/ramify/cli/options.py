@@ -1,12 +1,13 @@
-"""Options of a command, and the engine settings that follow them on the same line."""
+"""Options of a measurement, read by tyro, and the engine settings that follow them on the same line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tyro
 
+from ramify.cli.command import MORE, quiet
 from ramify.cli.settings import parse
 from ramify.config.settings import Settings
 
@@ -23,10 +24,6 @@ def split(kind: type[T], arguments: Sequence[str], prog: str) -> tuple[T, list[s
     return options, rest
 
 
-MORE = "All settings of `ramify serve` are taken as well: see `ramify serve --help`."
-
-
-def engine_settings(rest: Sequence[str], prog: str, **defaults: Any) -> Settings:
+def engine_settings(rest: Sequence[str], prog: str) -> Settings:
     """Settings from what a command left over; quieter than a server unless asked otherwise."""
-    quiet = [] if any(argument.startswith("--log-level") for argument in rest) else ["--log-level", "error"]
-    return parse([*rest, *quiet, "--log-interval", "0"], prog)
+    return parse(rest, prog, quiet())

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+from collections.abc import Iterator
+
 from ramify.cli.settings import parse
-from ramify.config.resolve import Resolved
+from ramify.config.resolve import Decision, Resolved
+from ramify.config.settings import names
 from ramify.core import log as logs
+
+MIB = 1 << 20
 
 
 def serve(arguments: list[str]) -> int:
@@ -25,37 +32,54 @@ def explain(arguments: list[str]) -> int:
     return 0
 
 
+NAME, VALUE = 30, 14  # columns of names and of values
+
+
 def show(resolved: Resolved) -> None:
-    """Every decision with its reason, and the memory plan."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title="What this run uses", title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("setting", "value", "because"):
-        table.add_column(column, overflow="fold")
+    """Every setting with its reason, and the memory plan."""
+    print("What this run uses, and why")
     for decision in resolved.decisions:
-        table.add_row(decision.name, str(decision.value), decision.reason)
-    console.print(table)
-    console.print()
-    console.print(_memory(resolved))
+        print(_row(decision))
+    print("\nAt their defaults")
+    width = shutil.get_terminal_size().columns
+    print(textwrap.fill(", ".join(_defaults(resolved)), width, initial_indent="  ", subsequent_indent="  "))
+    print("\nMemory plan")
+    for what, size, how in _memory(resolved):
+        print(f"  {what:<{NAME}}{size / MIB:>{VALUE - 6},.0f} MiB  {how}")
 
 
-def _memory(resolved: Resolved):  # type: ignore[no-untyped-def]
-    from rich.table import Table
-
-    plan, mib = resolved.memory, 1 << 20
-    table = Table(title="Memory plan", title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("what")
-    table.add_column("MiB", justify="right")
-    table.add_column("how")
-    model = resolved.model
-    table.add_row("available now", f"{plan.available / mib:,.0f}", "within this process's control group")
-    table.add_row("may be used", f"{plan.available * plan.share / mib:,.0f}", f"{plan.share:.0%} of it")
-    table.add_row(
-        "weights", f"{plan.weights / mib:,.0f}", f"{model.parameters / 1e6:,.1f} M parameters in {resolved.dtype}"
+def _row(decision: Decision) -> str:
+    """One line; a long value is whole on a line of its own, so that a path can be copied."""
+    name, value = f"  {decision.name:<{NAME}}", f"{decision.value}"
+    indent = " " * (NAME + VALUE + 2)
+    reason = textwrap.fill(
+        decision.reason,
+        max(shutil.get_terminal_size().columns, len(indent) + 30),
+        initial_indent=indent,
+        subsequent_indent=indent,
     )
-    table.add_row("activations", f"{plan.activations / mib:,.0f}", f"at most, for a step of {resolved.chunk} tokens")
+    if len(name) - 2 > NAME or len(value) > VALUE - 2:
+        return f"{name.rstrip():<{NAME + 1}} {value}\n{reason}"
+    return f"{name}{value:<{VALUE}}{reason[len(indent) :]}"
+
+
+def _defaults(resolved: Resolved) -> list[str]:
+    """Settings that nobody asked about and that nothing was decided on."""
+    decided = {decision.name for decision in resolved.decisions} | {"model_path"}
+    values = {
+        name: getattr(getattr(resolved.settings, room), name)
+        for name, (room, _) in names().items()
+        if name not in decided
+    }
+    return [f"{name} {'none' if value is None else str(value).lower()}" for name, value in values.items()]
+
+
+def _memory(resolved: Resolved) -> Iterator[tuple[str, float, str]]:
+    """What, how many bytes, how."""
+    plan, model = resolved.memory, resolved.model
+    yield "available now", plan.available, "within this process's control group"
+    yield "may be used", plan.available * plan.share, f"{plan.share:.0%} of it"
+    yield "weights", plan.weights, f"{model.parameters / 1e6:,.1f} M parameters in {resolved.dtype}"
+    yield "activations", plan.activations, f"at most, for a step of {resolved.chunk} tokens"
     each = plan.bytes_per_token / 1024
-    table.add_row("KV cache", f"{plan.pool / mib:,.0f}", f"{plan.pool_tokens:,} tokens of {each:,.1f} KiB, when full")
-    return table
+    yield "KV cache", plan.pool, f"{plan.pool_tokens:,} tokens of {each:,.1f} KiB, when full"

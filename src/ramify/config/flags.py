@@ -73,6 +73,28 @@ INSTEAD: dict[str, str] = {
     "cpu-offload-gb": "Weights stay where they compute.",
     "enable-custom-logit-processor": "Code in requests is never run.",
 }
+# Values that SGLang's users bring to a setting that ramify has, and what to do instead.
+CUDA = "GPUs are not in this version: leave --device out, and the CPU computes."
+ON_GPU = "That one computes on GPUs: leave --attention-backend out, or say torch_native."
+VALUES_INSTEAD: dict[str, dict[str, str]] = {
+    "device": dict.fromkeys(("cuda", "gpu", "xpu", "npu", "hpu", "musa", "mps", "rocm"), CUDA),
+    "attention_backend": dict.fromkeys(
+        ("flashinfer", "triton", "fa3", "fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha", "aiter"), ON_GPU
+    ),
+    "schedule_policy": {
+        "hrrn": "Response ratios are not weighed: fcfs lets nobody wait for ever, lpm uses the cache best.",
+        "routing-key": "There is nothing to route: fcfs, or priority with a priority in each request.",
+    },
+    "dtype": dict.fromkeys(
+        ("fp8", "int8", "int4", "float8_e4m3fn"), "Quantized weights are not in this version: auto, or float32."
+    ),
+    "load_format": {
+        **dict.fromkeys(("pt", "npcache", "gguf", "bitsandbytes", "mistral"), "Weights come from safetensors."),
+        "sharded_state": "Weights come from safetensors, in as many files as there are: leave --load-format out.",
+    },
+    "log_level": {"warn": "Say warning.", "fatal": "Say critical.", "trace": "Say debug."},
+}
+
 DEFAULT_INSTEAD = "See `ramify serve --help` for what there is."
 
 # The names of all flags of SGLang 0.5.23, so that none of them is taken for a typing error.
@@ -210,3 +232,8 @@ def instead_of(flag: str) -> str:
     """What to do instead of a flag that ramify does not have."""
     fitting = [beginning for beginning in INSTEAD if flag == beginning or flag.startswith(beginning + "-")]
     return INSTEAD[max(fitting, key=len)] if fitting else DEFAULT_INSTEAD
+
+
+def value_instead_of(name: str, value: object) -> str:
+    """What to do instead of a value that setting `name` does not take; empty if there is nothing to say."""
+    return VALUES_INSTEAD.get(name, {}).get(str(value).lower(), "")

@@ -1,4 +1,4 @@
-"""Settings from a YAML file, the environment and keyword arguments, all checked alike.
+"""Settings from a YAML file, the environment, flags and keyword arguments, all checked alike.
 
 What comes later wins: defaults, `--config FILE`, environment (`RAMIFY_PORT=...`), then flags or keyword arguments.
 """
@@ -6,72 +6,110 @@ What comes later wins: defaults, `--config FILE`, environment (`RAMIFY_PORT=...`
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import logging
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ramify.config.settings import ROOMS, Settings, names
+import yaml
+
+from ramify.config.flags import NEEDLESS, NEEDLESS_WITH_VALUE, SGLANG, instead_of, value_instead_of
+from ramify.config.settings import ROOMS, Settings, names, spellings
 from ramify.core.errors import StartupError
 
+log = logging.getLogger(__name__)
+
 PREFIX = "RAMIFY_"
+CONFIG = f"{PREFIX}CONFIG"  # the one variable that is no setting
+MAX_FILE = 1 << 20  # bytes
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+NOTHING: tuple[Any, ...] = (None, False, "", "none", "None", (), [], {})  # what asks for nothing, whatever its name
+
+Spell = Callable[[str], str]
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
 
 
 def parse_int(text: str) -> int:
     """`4096`, `4k`, `1M`, `2Ki`, `1e6`."""
     lowered = text.strip().lower().replace("_", "")
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if lowered.endswith(suffix):
-            return int(float(lowered.removesuffix(suffix)) * SUFFIXES[suffix])
-    value = float(lowered) if "e" in lowered or "." in lowered else int(lowered)
-    if value != int(value):
-        raise ValueError(f"{text!r} is not a whole number")
-    return int(value)
+    suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if lowered.endswith(s)), "")
+    digits, factor = lowered.removesuffix(suffix), SUFFIXES.get(suffix, 1)
+    try:
+        value = int(digits) * factor if digits.lstrip("+-").isdecimal() else float(digits) * factor
+        if value == int(value):
+            return int(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{shown(text)} is not a whole number")
 
 
 def parse_bool(text: str) -> bool:
     values = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if text.strip().lower() not in values:
-        raise ValueError(f"{text!r} is neither true nor false")
+        raise ValueError(f"{shown(text)} is neither true nor false")
     return values[text.strip().lower()]
 
 
-def convert(name: str, value: Any, source: str) -> Any:
-    """`value` as the type of setting `name`; strings are parsed. `source` is for the error."""
-    room = names()[name][0]
+def parse_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a number") from None
+
+
+def convert(name: str, value: Any, where: str) -> Any:
+    """`value` as the type of setting `name` and within its range; strings are parsed. `where` begins an error."""
+    room, field = names()[name]
     hint = typing.get_type_hints(ROOMS[room])[name]
     options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in options):
         if type(None) in options:
             return None
-        raise StartupError(f"{source}: {name} needs a value")
+        raise StartupError(f"{where} needs a value")
     (kind,) = (option for option in options if option is not type(None))
     try:
-        return _as(kind, value)
+        made = _as(kind, value)
     except (ValueError, TypeError) as e:
-        raise StartupError(f"{source}: {name}: {e}") from None
+        raise StartupError(f"{where}: {e}", value_instead_of(name, value)) from None
+    if refusal := refusal_of(field, made):
+        raise StartupError(f"{where} {refusal}")
+    return made
+
+
+def refusal_of(field: dataclasses.Field[Any], value: Any) -> str | None:
+    """What is wrong with a value of the right type, to stand after its name; None if nothing is."""
+    within = field.metadata["within"]
+    if within is not None and value is not None:
+        return within.refusal(value)
+    if isinstance(value, str) and not value.strip():
+        return "is empty; is it taken from a variable that is not set?"
+    return None
 
 
 def _as(kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value not in choices:
-            raise ValueError(f"{value!r} is not one of {', '.join(map(str, choices))}")
+            raise ValueError(f"{shown(value)} is not one of {', '.join(map(str, choices))}")
         return value
     if kind is bool:
         return parse_bool(value) if isinstance(value, str) else _exactly(bool, value)
     if kind is int:
         return parse_int(value) if isinstance(value, str) else _whole(value)
     if kind is float:
-        return float(value) if isinstance(value, str) else float(_number(value))
+        return parse_float(value) if isinstance(value, str) else float(_number(value))
     return value if isinstance(value, str) else str(_exactly((str, int, float, Path), value))
 
 
 def _exactly(kinds: Any, value: Any) -> Any:
     if not isinstance(value, kinds):
-        raise ValueError(f"{value!r} has the wrong type")
+        raise ValueError(f"{shown(value)} has the wrong type")
     return value
 
 
@@ -82,42 +120,112 @@ def _number(value: Any) -> float:
 
 
 def _whole(value: Any) -> int:
-    if _number(value) != int(value):
+    if isinstance(_number(value), float) and not value.is_integer():
         raise ValueError(f"{value!r} is not a whole number")
     return int(value)
 
 
-def overlay(settings: Settings, values: Mapping[str, Any], source: str) -> Settings:
-    """`settings` with `values` by name on top; unknown names are an error."""
-    known = names()
+def shown(value: Any) -> str:
+    """A value in an error, cut where it is long or deep."""
+    return reprlib.repr(value)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def overlay(settings: Settings, values: Mapping[str, Any], source: str, spell: Spell | None = None) -> Settings:
+    """`settings` with `values` by name on top; unknown names are an error.
+
+    `source` is where the values come from, in the words of `ramify explain`; `spell` says how a name is written there.
+    """
+    known, spell = spellings(), spell or (lambda key: f"{source}: {key}")
     by_room: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise StartupError(f"{source}: there is no setting {key!r}", f"Known: {', '.join(sorted(known))}.")
-        by_room.setdefault(known[name][0], {})[name] = convert(name, value, source)
+        name = known.get(key.replace("-", "_"))
+        if name is None:
+            _look_up(key, value, spell(key), known)
+            continue
+        if name in sources:
+            raise StartupError(f"{spell(key)}: {name} is given twice")
+        sources[name] = source
+        by_room.setdefault(names()[name][0], {})[name] = convert(name, value, spell(key))
     changed = {room: dataclasses.replace(getattr(settings, room), **found) for room, found in by_room.items()}
-    return dataclasses.replace(settings, **changed)
+    return dataclasses.replace(settings, **changed, sources={**settings.sources, **sources})
+
+
+def _look_up(key: str, value: Any, where: str, known: Iterable[str]) -> None:
+    """A name that is no setting: SGLang's are passed over where they change nothing; the others are an error."""
+    flag = key.replace("_", "-")
+    if needless := {**NEEDLESS, **NEEDLESS_WITH_VALUE}.get(flag):
+        log.warning("%s is not needed: %s", where, needless)
+    elif flag not in SGLANG:
+        raise StartupError(f"{where}: there is no setting {shown(key)}", did_you_mean(key.replace("-", "_"), known))
+    elif value not in NOTHING:
+        raise StartupError(f"{where} is a setting of SGLang that ramify does not have", instead_of(flag))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A guess at what was meant, or nothing."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
 
 
 def from_environment(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """`RAMIFY_<NAME>` for every setting."""
-    found = {name: environ[PREFIX + name.upper()] for name in names() if PREFIX + name.upper() in environ}
-    return overlay(settings, found, "environment")
+    found: dict[str, str] = {}
+    for spelling, name in spellings().items():
+        variable = PREFIX + spelling.upper()
+        if variable not in environ:
+            continue
+        if name in found:
+            raise StartupError(f"{found[name]} and {variable} are the same setting: {name}")
+        found[name] = variable
+        settings = overlay(settings, {name: environ[variable]}, f"environment {variable}", found.__getitem__)
+    return settings
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A sentence about every variable that looks like a setting and is none."""
+    known = {CONFIG, *(PREFIX + spelling.upper() for spelling in spellings())}
+    strange = [variable for variable in sorted(environ) if variable.startswith(PREFIX) and variable not in known]
+    return [
+        f"{variable} is in the environment and is no setting. {did_you_mean(variable, known)}" for variable in strange
+    ]
+
+
+class _Loader(yaml.SafeLoader):
+    """A mapping that has a key twice is an error, where YAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"{shown(key)} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def from_yaml(settings: Settings, path: str) -> Settings:
     """A YAML mapping of names to values."""
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise StartupError(f"--config {path}: {e.strerror}") from None
-    except yaml.YAMLError as e:
-        raise StartupError(f"--config {path} is not valid YAML: {e}") from None
+    loaded = _load(path)
     if loaded is None:
         return settings
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise StartupError(f"--config {path} should map names to values, like `port: 30000`")
-    return overlay(settings, loaded, f"--config {path}")
+    return overlay(settings, loaded, f"the file {path}", lambda key: f"--config {path}: {key}")
+
+
+def _load(path: str) -> Any:
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_FILE + 1)
+        if len(text) > MAX_FILE:
+            raise StartupError(f"--config {path} is larger than {MAX_FILE >> 20} MiB")
+        return yaml.load(text, _Loader)
+    except OSError as e:
+        raise StartupError(f"--config {path}: {e.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise StartupError(f"--config {path} is not valid YAML: {e}") from None

@@ -6,22 +6,24 @@ Pure: the same arguments give the same answer, and `ramify explain` prints it.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
-from ramify.config.settings import Settings
+from ramify.config.read import refusal_of
+from ramify.config.settings import Settings, names
 from ramify.core.errors import StartupError
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
-SMALLEST_POOL = 256  # tokens under which serving makes no sense
+SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB = 1 << 30
 ON_CPU = "default on a CPU"
+SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,13 @@ class Resolved:
 class _Notes:
     """Collects decisions while they are made."""
 
-    def __init__(self) -> None:
+    def __init__(self, sources: Mapping[str, str]) -> None:
         self.made: list[Decision] = []
+        self._sources = sources
+
+    def asked(self, name: str) -> str:
+        """The reason of a value that somebody asked for: where they did."""
+        return self._sources.get(name, "as asked")
 
     def __call__(self, name: str, value: Any, reason: str) -> Any:
         self.made.append(Decision(name, value, reason))
@@ -85,25 +92,23 @@ class _Notes:
     def asked_or(self, name: str, asked: Any, default: Callable[[], tuple[Any, str]]) -> Any:
         """The value that was asked for, or the default with its reason."""
         if asked is not None:
-            return self(name, asked, "as asked")
+            return self(name, asked, self.asked(name))
         return self(name, *default())
 
 
 def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machine) -> Resolved:
     """Decide everything; raises `StartupError` with a remedy where what was asked cannot be."""
     _check(settings)
-    note = _Notes()
-    note(
-        "model",
-        str(folder),
-        "bundled with ramify, since none was asked for" if settings.model.model_path is None else "as asked",
-    )
+    note = _Notes(settings.sources)
+    bundled = settings.model.model_path is None
+    note("model", str(folder), "bundled with ramify, since none was asked for" if bundled else note.asked("model_path"))
     served = note.asked_or(
         "served_model_name",
         settings.model.served_model_name,
         lambda: (settings.model.model_path or folder.name, "the model path"),
     )
-    device = note("device", "cpu", "the only one in this version" if settings.model.device == "auto" else "as asked")
+    free = settings.model.device == "auto"
+    device = note("device", "cpu", "the only one in this version" if free else note.asked("device"))
     dtype = _dtype(settings, model, machine, note)
     context = _context(settings, model, note)
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
@@ -126,7 +131,22 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         threads=_threads(settings, machine, note),
         attention=_attention(settings, note),
         memory=memory,
-        decisions=(*note.made, *_named_breaches()),
+        decisions=(*note.made, *_taken_as_asked(settings, note), *_named_breaches()),
+    )
+
+
+def _taken_as_asked(settings: Settings, note: _Notes) -> tuple[Decision, ...]:
+    """What was asked for and needed no deciding. Keys are not shown."""
+    decided = {decision.name for decision in note.made} | {"model_path"}
+    asked = [
+        (name, getattr(getattr(settings, room), name))
+        for name, (room, _) in names().items()
+        if name in settings.sources and name not in decided
+    ]
+    return tuple(
+        Decision(name, "(set)" if name in SECRETS else value, note.asked(name))
+        for name, value in asked
+        if value is not None
     )
 
 
@@ -142,37 +162,15 @@ def is_loopback(host: str) -> bool:
 
 def _check(settings: Settings) -> None:
     """Combinations and ranges that types cannot say."""
-    server, schedule, cache = settings.server, settings.schedule, settings.cache
+    server = settings.server
+    for name, (room, field) in names().items():
+        if refusal := refusal_of(field, getattr(getattr(settings, room), name)):
+            raise StartupError(f"--{name.replace('_', '-')} {refusal}")
     if not is_loopback(server.host) and not server.api_key and not server.allow_unauthenticated:
         raise StartupError(
             f"--host {server.host} can be reached by others, and there is no --api-key",
             "Set --api-key KEY, or say --allow-unauthenticated if everybody on that network may use the model.",
         )
-    for name, value, low in (
-        ("page_size", cache.page_size, 1),
-        ("max_total_tokens", cache.max_total_tokens, 1),
-        ("max_running_requests", schedule.max_running_requests, 1),
-        ("max_queued_requests", schedule.max_queued_requests, 1),
-        ("context_length", settings.model.context_length, 1),
-        ("threads", settings.model.threads, 1),
-        ("api_workers", server.api_workers, 1),
-        ("stream_interval", server.stream_interval, 1),
-        ("max_body_mib", server.max_body_mib, 1),
-    ):
-        if value is not None and value < low:
-            raise StartupError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
-    if (
-        schedule.chunked_prefill_size is not None
-        and schedule.chunked_prefill_size < 1
-        and schedule.chunked_prefill_size != -1
-    ):
-        raise StartupError("--chunked-prefill-size must be positive, or -1 for no limit")
-    if cache.mem_fraction_static is not None and not 0 < cache.mem_fraction_static <= 1:
-        raise StartupError("--mem-fraction-static must be above 0 and at most 1")
-    if not 0 <= settings.log.log_requests_level <= 3:
-        raise StartupError(f"--log-requests-level must be between 0 and 3, got {settings.log.log_requests_level}")
-    if not 0 <= server.port < 65536:
-        raise StartupError(f"--port must be between 0 and 65535, got {server.port}")
     _check_parallel(settings)
 
 
@@ -192,7 +190,7 @@ def _check_parallel(settings: Settings) -> None:
 def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Notes) -> str:
     asked = settings.model.dtype
     if asked != "auto":
-        return note("dtype", SPELLINGS.get(asked, asked), "as asked")
+        return note("dtype", SPELLINGS.get(asked, asked), note.asked("dtype"))
     stored = SPELLINGS.get(model.dtype, model.dtype)
     if stored == "bfloat16" and machine.bf16:
         return note("dtype", stored, "the checkpoint's, and this CPU multiplies it in hardware")
@@ -208,7 +206,7 @@ def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
             f"--context-length {asked} is more than the model's {model.context}",
             "Positions beyond that were never trained.",
         )
-    longest, reason = asked or model.context, "as asked" if asked else "the model's own"
+    longest, reason = asked or model.context, note.asked("context_length") if asked else "the model's own"
     if model.window is not None and model.window < longest:
         longest = model.window
         reason = "the model's attention window: windows are not in this version, below one attention is full"
@@ -224,13 +222,13 @@ def _chunk(settings: Settings, context: int, note: _Notes) -> int:
 
 def _depth(settings: Settings, note: _Notes) -> int:
     if settings.schedule.disable_overlap_schedule:
-        return note("depth", 0, "as asked: no overlap")
+        return note("depth", 0, "--disable-overlap-schedule: no overlap")
     return note("depth", 1, "the next step is planned while one computes")
 
 
 def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
     if settings.model.threads is not None:
-        return note("threads", settings.model.threads, "as asked")
+        return note("threads", settings.model.threads, note.asked("threads"))
     if machine.cores > 2:
         return note("threads", machine.cores - 1, f"{machine.cores} cores, one left for the front end")
     return note("threads", machine.cores, "all cores that this process may use")
@@ -239,7 +237,7 @@ def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
 def _attention(settings: Settings, note: _Notes) -> str:
     asked = settings.model.attention_backend
     if asked != "auto":
-        return note("attention_backend", asked, "as asked")
+        return note("attention_backend", asked, note.asked("attention_backend"))
     return note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
 
 
@@ -270,7 +268,9 @@ def _plan_memory(
             f"{_gib(machine.memory)} are available",
             f"At most about {max(room // per_token, 0)} tokens fit.",
         )
-    if tokens < min(SMALLEST_POOL, context) or tokens < page_size:
+    if asked is not None and tokens < page_size:
+        raise StartupError(f"--max-total-tokens {asked} is less than one page of {page_size} tokens")
+    if asked is None and (tokens < min(SMALLEST_POOL, context) or tokens < page_size):
         raise StartupError(
             f"the model does not fit: weights {_gib(weights)}, activations {_gib(activations)}, and of the "
             f"{_gib(machine.memory)} available {share:.0%} may be used, which leaves {max(room, 0) // per_token} "
@@ -278,7 +278,7 @@ def _plan_memory(
             "Use a smaller model, a larger --mem-fraction-static, or a machine with more memory.",
         )
     if asked is not None:
-        reason = "as asked"
+        reason = note.asked("max_total_tokens") + ("" if tokens == asked else ", in whole pages")
     elif tokens >= useful // page_size * page_size:
         reason = f"all that {rows} requests of {context} tokens can use"
     else:

@@ -8,13 +8,38 @@ Names are SGLang's where SGLang has the setting. The dataclasses are frozen; wha
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+MANY = 2**31 - 1
+DAY = 86_400.0  # seconds
 
-def setting(default: Any, help: str, *, also: tuple[str, ...] = ()) -> Any:
-    """A field: `help` for `--help`, `also` for other spellings of its flag (without the dashes)."""
-    return dataclasses.field(default=default, metadata={"help": help, "also": also})
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a setting may have, both ends included; `beside` are allowed as well. NaN is in no range."""
+
+    least: float
+    most: float
+    beside: tuple[float, ...] = ()
+
+    def refusal(self, value: float) -> str | None:
+        """What is wrong with `value`, to stand after its name; None if nothing is."""
+        if self.least <= value <= self.most or value in self.beside:
+            return None
+        ends = f"at least {self.least:.15g}" if value < self.least else f"at most {self.most:.15g}"
+        also = "".join(f", or {other:g}" for other in self.beside)
+        if math.isnan(value):
+            ends = f"a number from {self.least:.15g} to {self.most:.15g}"
+        return f"must be {ends}{also}, got {value:.15g}"
+
+
+def setting(default: Any, help: str, *, also: tuple[str, ...] = (), within: Range | None = None) -> Any:
+    """A field: `help` for `--help`, `also` for other spellings of its flag (without the dashes), `within` for what a
+    number may be.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "also": also, "within": within})
 
 
 @dataclass(frozen=True)
@@ -34,12 +59,16 @@ class ModelSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float", "half"] = setting(
         "auto", "Type of weights and activations. auto: the checkpoint's, where this machine computes it fast."
     )
-    context_length: int | None = setting(None, "Longest request in tokens. Default: the model's own.")
+    context_length: int | None = setting(
+        None, "Longest request in tokens. Default: the model's own.", within=Range(1, MANY)
+    )
     chat_template: str | None = setting(None, "File with a jinja chat template, in place of the model's.")
     device: Literal["auto", "cpu"] = setting("auto", "Where to compute.")
-    threads: int | None = setting(None, "Cores to compute on. Default: all, less one for the front end above two.")
+    threads: int | None = setting(
+        None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
+    )
     attention_backend: Literal["auto", "torch_native", "reference"] = setting("auto", "Who computes attention.")
-    random_seed: int = setting(0, "Seed of dummy weights and of the policy `random`.")
+    random_seed: int = setting(0, "Seed of dummy weights and of the policy `random`.", within=Range(0, 2**63 - 1))
     weight_version: str = setting("default", "A label for these weights, shown in answers.")
 
 
@@ -47,11 +76,15 @@ class ModelSettings:
 class CacheSettings:
     """KV cache"""
 
-    page_size: int | None = setting(None, "Tokens per page of KV cache. Default: 16.")
+    page_size: int | None = setting(None, "Tokens per page of KV cache. Default: 16.", within=Range(1, 4096))
     mem_fraction_static: float | None = setting(
-        None, "Share of the memory that is free at start which weights and KV cache may take. Default: 0.7."
+        None,
+        "Share of the memory that is free at start which weights and KV cache may take. Default: 0.7.",
+        within=Range(0.0001, 1),
     )
-    max_total_tokens: int | None = setting(None, "Size of the KV cache in tokens. Default: from the memory plan.")
+    max_total_tokens: int | None = setting(
+        None, "Size of the KV cache in tokens. Default: from the memory plan.", within=Range(1, MANY)
+    )
     disable_radix_cache: bool = setting(False, "Reuse no prefixes.")
 
 
@@ -62,12 +95,18 @@ class ScheduleSettings:
     schedule_policy: Literal["fcfs", "lpm", "dfs-weight", "lof", "random", "priority"] = setting(
         "fcfs", "Order of the waiting queue, within a priority."
     )
-    max_running_requests: int | None = setting(None, "Requests computed together. Default: 32.")
-    max_queued_requests: int | None = setting(None, "Requests that may wait; more get 503. Default: 4096.")
-    chunked_prefill_size: int | None = setting(None, "Tokens per step; longer prompts come in chunks. -1: no limit.")
-    schedule_conservativeness: float = setting(1.0, "Above 1: admit later and preempt less.")
+    max_running_requests: int | None = setting(None, "Requests computed together. Default: 32.", within=Range(1, 65536))
+    max_queued_requests: int | None = setting(
+        None, "Requests that may wait; more get 503. Default: 4096.", within=Range(1, MANY)
+    )
+    chunked_prefill_size: int | None = setting(
+        None, "Tokens per step; longer prompts come in chunks. -1: no limit.", within=Range(1, MANY, (-1,))
+    )
+    schedule_conservativeness: float = setting(1.0, "Above 1: admit later and preempt less.", within=Range(0, 100))
     priority_scheduling_preemption_threshold: int = setting(
-        0, "With the policy `priority`: how much more important a request must be to push out a running one."
+        0,
+        "With the policy `priority`: how much more important a request must be to push out a running one.",
+        within=Range(0, MANY),
     )
     schedule_low_priority_values_first: bool = setting(False, "A lower priority value goes first.")
     disable_overlap_schedule: bool = setting(False, "Plan a step only when the one before is done.")
@@ -78,38 +117,48 @@ class ServerSettings:
     """Server"""
 
     host: str = setting("127.0.0.1", "Address to listen on.")
-    port: int = setting(30000, "Port to listen on; 0 takes a free one.")
+    port: int = setting(30000, "Port to listen on; 0 takes a free one.", within=Range(0, 65535))
     api_key: str | None = setting(None, "Key that users must send (Authorization: Bearer KEY).")
     admin_api_key: str | None = setting(None, "Key for flush, abort-all and the like. Default: the API key.")
     allow_unauthenticated: bool = setting(False, "Listen beyond loopback without an API key.")
-    api_workers: int = setting(1, "Processes that speak HTTP and tokenize.", also=("tokenizer-worker-num",))
-    drain_timeout: float = setting(30.0, "Seconds that requests may go on after SIGTERM or Ctrl-C.")
-    stream_interval: int = setting(1, "Tokens per chunk of a stream; the first always comes at once.")
+    api_workers: int = setting(
+        1, "Processes that speak HTTP and tokenize.", also=("tokenizer-worker-num",), within=Range(1, 256)
+    )
+    drain_timeout: float = setting(
+        30.0, "Seconds that requests may go on after SIGTERM or Ctrl-C.", within=Range(0, DAY)
+    )
+    stream_interval: int = setting(
+        1, "Tokens per chunk of a stream; the first always comes at once.", within=Range(1, MANY)
+    )
     incremental_streaming_output: bool = setting(False, "/generate streams what is new instead of everything so far.")
     enable_cache_report: bool = setting(False, "Report cached tokens in the usage of OpenAI routes.")
-    max_body_mib: int = setting(32, "Largest request body in MiB.")
-    keep_alive_interval: float = setting(15.0, "Seconds of silence after which a stream gets a comment line.")
+    max_body_mib: int = setting(32, "Largest request body in MiB.", within=Range(1, 4096))
+    keep_alive_interval: float = setting(
+        15.0, "Seconds of silence after which a stream gets a comment line.", within=Range(0.1, DAY)
+    )
 
 
 @dataclass(frozen=True)
 class ParallelSettings:
     """Parallelism"""
 
-    tp_size: int = setting(1, "Devices per replica.", also=("tensor-parallel-size", "tp"))
-    pp_size: int = setting(1, "Pipeline stages.", also=("pipeline-parallel-size", "pp"))
-    dp_size: int = setting(1, "Replicas.", also=("data-parallel-size", "dp"))
-    ep_size: int = setting(1, "Expert-parallel ranks.", also=("expert-parallel-size", "ep"))
-    nnodes: int = setting(1, "Machines.")
+    tp_size: int = setting(1, "Devices per replica.", also=("tensor-parallel-size", "tp"), within=Range(1, MANY))
+    pp_size: int = setting(1, "Pipeline stages.", also=("pipeline-parallel-size", "pp"), within=Range(1, MANY))
+    dp_size: int = setting(1, "Replicas.", also=("data-parallel-size", "dp"), within=Range(1, MANY))
+    ep_size: int = setting(1, "Expert-parallel ranks.", also=("expert-parallel-size", "ep"), within=Range(1, MANY))
+    nnodes: int = setting(1, "Machines.", within=Range(1, MANY))
 
 
 @dataclass(frozen=True)
 class LogSettings:
     """Logging"""
 
-    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "How much to log.")
-    log_interval: float = setting(5.0, "Seconds between throughput lines while busy; 0: none.")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = setting("info", "How much to log.")
+    log_interval: float = setting(5.0, "Seconds between throughput lines while busy; 0: none.", within=Range(0, DAY))
     log_requests: bool = setting(False, "A line for every request when it comes, and one when it ends.")
-    log_requests_level: int = setting(2, "0: ids and counts; 1: and parameters; 2: and text, cut; 3: and all the text.")
+    log_requests_level: int = setting(
+        2, "0: ids and counts; 1: and parameters; 2: and text, cut; 3: and all the text.", within=Range(0, 3)
+    )
     log_requests_format: Literal["text", "json"] = setting("text", "How these lines look.")
     profile_dir: str | None = setting(None, "Folder for traces of /start_profile. Default: a new one under /tmp.")
     metrics_compat: Literal["none", "sglang"] = setting("none", "Export the metrics under SGLang's names as well.")
@@ -121,7 +170,7 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All rooms."""
+    """All rooms, and where what was asked for came from: by name, in the words of `ramify explain`."""
 
     model: ModelSettings = ModelSettings()
     cache: CacheSettings = CacheSettings()
@@ -129,6 +178,7 @@ class Settings:
     server: ServerSettings = ServerSettings()
     parallel: ParallelSettings = ParallelSettings()
     log: LogSettings = LogSettings()
+    sources: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
 
 ROOMS: dict[str, type] = {
@@ -144,3 +194,11 @@ ROOMS: dict[str, type] = {
 def names() -> dict[str, tuple[str, dataclasses.Field[Any]]]:
     """Every setting's name, with its room and its field."""
     return {field.name: (room, field) for room, cls in ROOMS.items() for field in dataclasses.fields(cls)}
+
+
+def spellings() -> dict[str, str]:
+    """Every name of a setting in snake_case, other spellings included, with the name of its field."""
+    found = {name: name for name in names()}
+    for name, (_, field) in names().items():
+        found |= {other.replace("-", "_"): name for other in field.metadata["also"]}
+    return found

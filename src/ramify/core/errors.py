@@ -19,6 +19,10 @@ class StartupError(RamifyError):
         super().__init__(f"{cause}\n  {remedy}" if remedy else cause)
 
 
+class UsageError(StartupError):
+    """The command line itself cannot be understood."""
+
+
 class UserError(RamifyError):
     """A request that cannot be served as asked.
 

@@ -28,10 +28,6 @@ LARGE = 1e6  # of a temperature or a bias: what is beyond cannot be told from it
 
 # Known keys of SGLang that need a feature ramify does not have yet: refused by name, never ignored.
 NOT_YET: dict[str, str] = {
-    "json_schema": "structured output",
-    "regex": "structured output",
-    "ebnf": "structured output",
-    "structural_tag": "structured output",
     "beam_width": "beam search",
     "custom_params": "custom logit processors",
     "watermark": "watermarks",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -78,6 +78,7 @@ class Ask:
     priority: int = 0
     salt: str = ""
     arrived: float = 0.0
+    notes: Mapping[str, bytes] = field(default_factory=dict)
     turn: Turn | None = None
 
 
@@ -123,6 +124,7 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             arrived=ask.arrived,
             stride=_stride(ask, limits),
             logprobs=wants,
+            notes=dict(ask.notes),
             turn=ask.turn,
         )
         for choice in range(ask.params.n)

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 
 from ramify.cache.ledger import Ledger
 from ramify.config.resolve import Resolved
+from ramify.core.errors import BadRequest
+from ramify.engine.build import load_model_tokenizer
 from ramify.engine.control import Controls
 from ramify.engine.loop import Loop
 from ramify.engine.meter import EngineMeter
 from ramify.engine.sessions import Sessions
+from ramify.grammar.compiler import Compiler
+from ramify.grammar.gate import Grammars
+from ramify.grammar.guides import GrammarGuides
+from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
 from ramify.schedule.budget import StepBudget
 from ramify.schedule.policy import make_policy
 from ramify.schedule.scheduler import Observers, Scheduler
@@ -32,11 +38,15 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     executor = make_executor(resolved, progress)
     schedule = resolved.settings.schedule
     meter, sessions = EngineMeter(resolved), Sessions()
+    guides = make_guides(resolved)
     scheduler = Scheduler(
         Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache),
         StepBudget(resolved.chunk, resolved.rows),
         eos_ids=resolved.model.eos_ids,
         policy=make_policy(schedule.schedule_policy),
+        gates=[guides],
+        guides=guides,
+        guided_ahead=1 if resolved.depth <= 1 else 0,
         max_queued=resolved.queue,
         conservativeness=schedule.schedule_conservativeness,
         preempt_above=schedule.priority_scheduling_preemption_threshold,
@@ -48,6 +58,18 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     profiler = None if isinstance(executor, NullExecutor) else executor.profiler
     control = Controls(resolved, meter, sessions, profiler)
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
+
+
+def make_guides(resolved: Resolved) -> GrammarGuides:
+    """Grammars, whose library and vocabulary are loaded when the first request wants one."""
+
+    def vocabulary() -> Vocabulary:
+        tokenizer = load_model_tokenizer(resolved)
+        if tokenizer is None:
+            raise BadRequest("structured output needs a tokenizer, and this server has none")
+        return vocabulary_of(tokenizer, resolved.model.vocab, resolved.model.eos_ids)
+
+    return GrammarGuides(Grammars(Compiler(vocabulary)), resolved.model.vocab)
 
 
 def make_executor(resolved: Resolved, progress: Progress | None = None) -> ThreadExecutor | NullExecutor:

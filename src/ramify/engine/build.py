@@ -10,6 +10,7 @@ from ramify.config.source import locate
 from ramify.core.errors import StartupError
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
+from ramify.text.tokenizer import Tokenizer, load_tokenizer
 
 
 def prepare(settings: Settings) -> Resolved:
@@ -26,6 +27,15 @@ def prepare(settings: Settings) -> Resolved:
     if settings.model.chat_template is not None:
         _must_exist(settings.model.chat_template, "--chat-template")
     return resolve(settings, model, folder, read_machine())
+
+
+def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:
+    """The tokenizer of the model, or of `--tokenizer-path`; none with `--skip-tokenizer-init`."""
+    if resolved.settings.model.skip_tokenizer_init:
+        return None
+    asked = resolved.settings.model.tokenizer_path
+    folder = resolved.folder if asked is None else locate(asked, weights=False)
+    return load_tokenizer(folder, resolved.settings.model.chat_template)
 
 
 def _must_exist(path: str, flag: str) -> None:

@@ -14,23 +14,20 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from ramify.config.read import overlay
-from ramify.config.resolve import Resolved
-from ramify.config.settings import Settings
-from ramify.config.source import locate
+from ramify.config.resolve import SECRETS, Resolved
+from ramify.config.settings import Settings, names
 from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, from_status
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, Limits, SessionParams
 from ramify.engine.assemble import assemble
-from ramify.engine.build import prepare
+from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
 from ramify.engine.generation import News
 from ramify.engine.outputs import Shape
 from ramify.text.template import ChatTemplate
-from ramify.text.tokenizer import Tokenizer, load_tokenizer
+from ramify.text.tokenizer import Tokenizer
 from ramify.wire.channel import inproc
 from ramify.wire.messages import Turn
 
@@ -293,15 +290,6 @@ class Engine:
         return {**info_of(self.resolved), "internal_states": [self._client.order("state").result()]}
 
 
-def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:
-    """The tokenizer of the model, or of `--tokenizer-path`; none with `--skip-tokenizer-init`."""
-    if resolved.settings.model.skip_tokenizer_init:
-        return None
-    asked = resolved.settings.model.tokenizer_path
-    folder = resolved.folder if asked is None else locate(asked, weights=False)
-    return load_tokenizer(folder, resolved.settings.model.chat_template)
-
-
 def limits_of(resolved: Resolved) -> Limits:
     interval = resolved.settings.server.stream_interval
     return Limits(resolved.context, resolved.model.vocab, interval, resolved.rows + resolved.queue)
@@ -309,14 +297,10 @@ def limits_of(resolved: Resolved) -> Limits:
 
 def info_of(resolved: Resolved) -> dict[str, Any]:
     """Settings and decisions, without secrets."""
-    settings = {
-        name: value
-        for room in msgspec.to_builtins(resolved.settings).values()
-        for name, value in room.items()
-        if "api_key" not in name
-    }
+    asked = {name: getattr(getattr(resolved.settings, room), name) for name, (room, _) in names().items()}
     decided = {decision.name: decision.value for decision in resolved.decisions}
-    return {**settings, **decided, "max_total_num_tokens": resolved.memory.pool_tokens}
+    shown = {name: value for name, value in {**asked, **decided}.items() if name not in SECRETS}
+    return {**shown, "max_total_num_tokens": resolved.memory.pool_tokens}
 
 
 def raise_if_failed(news: News) -> None:

@@ -230,7 +230,7 @@ class Loop:
         if not guided:
             return None
         masks, failed = self.scheduler.guides.masks(guided)
-        ended = [self.scheduler.abort(rid, finish=Finish.abort(why, 400, "grammar")) for rid, why in failed.items()]
+        ended = [self.scheduler.abort(rid, finish=finish) for rid, finish in failed.items()]
         self.reply([reply for reply in ended if reply is not None])
         return masks
 

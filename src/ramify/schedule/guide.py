@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ramify.core.finish import Finish
 from ramify.wire.masks import Masks
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Guides(Protocol):
     def guide(self, submit: Submit) -> Guide:
         """The guide of a new request; raises `UserError` if what it asks for cannot be."""
 
-    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, str]]:
-        """Allowed tokens for rows of a plan; and, by id, requests for which that could not be said, with the reason."""
+    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, Finish]]:
+        """Allowed tokens for rows of a plan; and, by id, how requests end for which that could not be said."""
 
 
 class Free:
@@ -63,5 +64,5 @@ class NoGuides:
     def guide(self, submit: Submit) -> Guide:
         return FREE
 
-    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, str]]:
+    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, Finish]]:
         return None, {}

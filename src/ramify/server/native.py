@@ -15,6 +15,7 @@ import ramify
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, SessionParams, check_rid, new_rid
+from ramify.engine.constraints import of_sampling
 from ramify.engine.engine import info_of
 from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Flat, Shape
@@ -158,7 +159,8 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     """One `Ask` per prompt, and whether the body had a list of prompts."""
     tokens, batch = await _prompts(state, asked)
     count = len(tokens)
-    params = [SamplingParams.parse(p) for p in per_item(asked.sampling_params, count, "sampling_params")]
+    split = [of_sampling(raw) for raw in per_item(asked.sampling_params, count, "sampling_params")]
+    params = [SamplingParams.parse(raw) for raw, _ in split]
     if len({p.n for p in params}) > 1:
         raise BadRequest("all sampling_params must agree on n", param="n")
     rids = _rids(asked.rid, count, batch)
@@ -180,6 +182,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             logprob_start=-1 if starts[i] is None else starts[i],
             top_logprobs=tops[i] or 0,
             token_ids_logprob=ids[i] or (),
+            notes=split[i][1],
             priority=priority,
             salt=salt,
             arrived=now,

@@ -17,8 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ramify.core import log as logs
 from ramify.engine import handover
+from ramify.engine.build import load_model_tokenizer
 from ramify.engine.client import Client
-from ramify.engine.engine import limits_of, load_model_tokenizer
+from ramify.engine.engine import limits_of
 from ramify.engine.handover import Handover
 from ramify.server.app import make_app
 from ramify.server.state import State, make_state

@@ -52,7 +52,7 @@ def _get(path: str, auth: Auth, handler: Handler, gives: Any = None, **more: Any
 
 
 def _both(path: str, auth: Auth, handler: Handler, takes: Takes | None = None, gives: Any = None, **more: Any) -> Route:
-    """By GET as well, which SGLang takes for orders."""
+    """By GET as well, which clients of SGLang use for some orders."""
     return Route(("GET", "POST"), path, auth, handler, takes=takes, gives=gives, **more)
 
 
@@ -94,8 +94,8 @@ ROUTES: tuple[Route, ...] = (
     _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done),
     _both("/start_profile", "admin", controls.start_profile, controls.PROFILE, text=PLAIN),
     _both("/stop_profile", "admin", controls.stop_profile, text=PLAIN),
-    _both("/configure_logging", "admin", controls.configure_logging, controls.LOGGING),
-    _both("/slow_down", "admin", controls.slow_down, controls.SLOW),
-    _both("/freeze_gc", "admin", controls.freeze_gc, controls.FREEZE, text=PLAIN),
-    _both("/set_internal_state", "admin", controls.set_internal_state, controls.INTERNAL),
+    _post("/configure_logging", "admin", controls.configure_logging, controls.LOGGING),
+    _post("/slow_down", "admin", controls.slow_down, controls.SLOW),
+    _post("/freeze_gc", "admin", controls.freeze_gc, controls.FREEZE, text=PLAIN),
+    _post("/set_internal_state", "admin", controls.set_internal_state, controls.INTERNAL),
 )

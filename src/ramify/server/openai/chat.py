@@ -50,7 +50,6 @@ class ChatRequest(SamplingFields, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    response_format: dict[str, Any] | None = None
     separate_reasoning: bool = True
     stream_reasoning: bool = True
     return_prompt_token_ids: bool = False
@@ -106,7 +105,6 @@ async def create(request: Request, state: State, asked: ChatRequest) -> Any:
 
 
 async def _ask(state: State, asked: ChatRequest) -> Ask:
-    _check_format(asked.response_format)
     if asked.top_logprobs is not None and not asked.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     if asked.top_logprobs is not None and not 0 <= asked.top_logprobs <= common.MAX_TOP_LOGPROBS:
@@ -120,21 +118,13 @@ async def _ask(state: State, asked: ChatRequest) -> Ask:
         rid=new_rid() if asked.rid is None else check_rid(asked.rid),
         stream=asked.streams,
         to_the_end=True,
+        notes=common.notes(asked),
         return_logprob=bool(asked.logprobs),
         top_logprobs=asked.top_logprobs or 0,
         arrived=time.monotonic(),
         turn=turn,
         **common.routing(state, asked),
     )
-
-
-def _check_format(wanted: dict[str, Any] | None) -> None:
-    kind = (wanted or {}).get("type", "text")
-    if kind != "text":
-        raise BadRequest(
-            f"response_format {kind!r} needs structured output, which this version of ramify does not have",
-            param="response_format",
-        )
 
 
 class _Answer:

@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import SessionParams
+from ramify.engine.constraints import of_request
 from ramify.engine.generation import Generation
 from ramify.server.ask import check_priority, salt_of
 from ramify.server.openai.answers import (
@@ -67,6 +68,10 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     priority: int | None = None
     extra_key: str | None = None
     cache_salt: str | None = None
+    response_format: dict[str, Any] | None = None
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    ebnf: str | None = None
     return_token_ids: bool = False
     return_cached_tokens_details: bool = False
     session_params: SessionParams | None = None
@@ -92,9 +97,6 @@ NO_EFFECT = {
 }
 
 REFUSED = {
-    "regex": "structured output",
-    "ebnf": "structured output",
-    "json_schema": "structured output",
     "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
     "custom_params": "custom logit processors",
@@ -141,6 +143,12 @@ def sampling_params(state: State, asked: SamplingFields, max_tokens: int | None)
     }
     chosen = {**state.sampling_defaults, **{k: v for k, v in given.items() if v is not None}}
     return SamplingParams.parse(chosen, where="")
+
+
+def notes(asked: SamplingFields) -> dict[str, bytes]:
+    """What the answer must look like."""
+    native = {"json_schema": asked.json_schema, "regex": asked.regex, "ebnf": asked.ebnf}
+    return of_request(asked.response_format, native)
 
 
 NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}

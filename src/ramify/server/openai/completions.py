@@ -37,7 +37,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
 REFUSED = {
     **common.REFUSED,
     "suffix": "fill-in-the-middle",
-    "response_format": "structured output",
 }
 NAMES = {**common.NAMES, "input_ids": "prompt", "top_logprobs_num": "logprobs"}
 TAKES = Takes(CompletionRequest, common.NO_EFFECT, REFUSED)
@@ -57,7 +56,7 @@ async def create(request: Request, state: State, asked: CompletionRequest) -> An
 
 async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
     prompts = await _prompts(state, asked.prompt)
-    params = common.sampling_params(state, asked, asked.max_tokens)
+    params, notes = common.sampling_params(state, asked, asked.max_tokens), common.notes(asked)
     if asked.logprobs is not None and not 0 <= asked.logprobs <= common.MAX_TOP_LOGPROBS:
         raise BadRequest(f"logprobs should be between 0 and {common.MAX_TOP_LOGPROBS}", param="logprobs")
     if asked.echo and asked.session_params is not None:
@@ -72,6 +71,7 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
             rid=rid if len(prompts) == 1 else f"{rid}_{number}",
             stream=asked.streams,
             usual=DEFAULT_MAX_TOKENS,
+            notes=notes,
             return_logprob=asked.logprobs is not None,
             logprob_start=common.WHOLE_PROMPT if asked.echo and asked.logprobs is not None else -1,
             top_logprobs=asked.logprobs or 0,
