@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ramify.bench.arrivals import arrivals
 from ramify.bench.goodput import Slo
 from ramify.bench.record import Record
-from ramify.bench.sse import Events
+from ramify.bench.sse import Events, TooLong
 from ramify.bench.stats import most_at_once, percentile, spread, tpot
 from ramify.bench.summary import summarize
 from ramify.core.errors import StartupError
@@ -35,6 +35,24 @@ def test_events_at_any_cuts(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     events = Events()
     assert [e for a, b in pairwise(edges) for e in events.feed(STREAM[a:b])] == EVENTS
+
+
+@pytest.mark.parametrize("cut", range(len(STREAM) + 1))
+def test_events_at_every_cut(cut: int) -> None:
+    events = Events()
+    assert events.feed(STREAM[:cut]) + events.feed(STREAM[cut:]) == EVENTS
+
+
+def test_events_byte_by_byte() -> None:
+    events = Events()
+    assert [e for at in range(len(STREAM)) for e in events.feed(STREAM[at : at + 1])] == EVENTS
+
+
+@pytest.mark.parametrize("piece", [b"data: xxxxxxxx", b"data: x\n", b": no data at all", b"data\ndata: x\n"])
+def test_an_event_that_does_not_end(piece: bytes) -> None:
+    events = Events(longest=64)
+    with pytest.raises(TooLong, match="longer than 64 bytes"):
+        list(map(events.feed, [piece] * 65))
 
 
 def test_a_last_event_without_its_blank_line() -> None:

@@ -181,7 +181,7 @@ _chunk = msgspec.json.Decoder(_Chunk)
 def _decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise Failed(f"an event that cannot be read ({e}): {data[:80]!r}") from None
 
 
@@ -191,11 +191,7 @@ def read_native(answer: Answer, data: bytes) -> News:
     if event.error is not None:
         raise Failed(error_text(event.error))
     meta, before = event.meta_info or _Meta(), answer.output_tokens or 0
-    ids = event.output_ids or []
-    whole = len(ids) >= (meta.completion_tokens or 0)
-    if event.text:
-        answer.pieces = [event.text] if whole else [*answer.pieces, event.text]
-    answer.ids = ids if whole else [*answer.ids, *ids]
+    _generate(answer, event, meta.completion_tokens or 0)
     _count(answer, meta.prompt_tokens, meta.completion_tokens, meta.cached_tokens)
     if meta.finish_reason is not None:
         answer.finish = _finish(meta.finish_reason)
@@ -203,6 +199,15 @@ def read_native(answer: Answer, data: bytes) -> News:
     if (answer.output_tokens or 0) > before or (not counts and event.text):
         return News.CONTENT
     return News.END if meta.finish_reason is not None else News.NOTHING
+
+
+def _generate(answer: Answer, event: _Generated, tokens: int) -> None:
+    """Keep what an event has, of an answer of so many `tokens` by now. An event without ids is whole if its text is."""
+    ids, text = event.output_ids, event.text or ""
+    whole = len(ids) >= tokens if ids is not None else text.startswith(answer.text)
+    if text:
+        answer.pieces = [text] if whole else [*answer.pieces, text]
+    answer.ids = (ids or []) if whole else [*answer.ids, *(ids or [])]
 
 
 def read_openai(answer: Answer, data: bytes) -> News:

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from ramify.bench.backends import Answer, Backend, Failed, News, error_text
-from ramify.bench.sse import Events
+from ramify.bench.sse import Events, TooLong
 
 KEEP_ALIVE = 3.0  # seconds; under the 5 of uvicorn, which would otherwise close a connection just as it is used again
 LOOK_TIMEOUT = 10.0  # seconds for questions about the server
@@ -86,7 +86,7 @@ class Client:
         exchange = Exchange(sent=perf_counter())
         try:
             await self._read(backend, body, exchange)
-        except Failed as e:
+        except (Failed, TooLong) as e:
             exchange.error = str(e)
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             exchange.error = describe(e)
@@ -145,7 +145,7 @@ def _refusal(status: int, body: bytes) -> str:
 def _json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return None
 
 

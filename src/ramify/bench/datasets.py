@@ -158,7 +158,7 @@ def read_sharegpt(path: Path) -> list[tuple[str, str]]:
         found = msgspec.json.decode(path.read_bytes())
     except OSError as e:
         raise StartupError(f"--dataset-path {path}: {e.strerror}") from None
-    except msgspec.DecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise StartupError(f"--dataset-path {path} is not JSON: {e}", FORM) from None
     entries = found if isinstance(found, list) else []
     pairs = [pair for entry in entries if (pair := _first_exchange(entry)) is not None]
@@ -169,7 +169,8 @@ def read_sharegpt(path: Path) -> list[tuple[str, str]]:
 
 def _first_exchange(entry: Any) -> tuple[str, str] | None:
     turns = entry.get("conversations", entry.get("conversation")) if isinstance(entry, dict) else None
-    said = [turn for turn in turns or () if isinstance(turn, dict) and isinstance(turn.get("value"), str)]
+    turns = turns if isinstance(turns, list) else []
+    said = [turn for turn in turns if isinstance(turn, dict) and isinstance(turn.get("value"), str)]
     for asked, answered in pairwise(said):
         if asked.get("from") in FROM_USER and answered.get("from") not in FROM_USER:
             return (asked["value"], answered["value"]) if asked["value"] and answered["value"] else None

@@ -107,7 +107,7 @@ async def _models(client: Client) -> tuple[list[dict[str, Any]] | None, str]:
     """Cards, or None and why to wait. Raises `StartupError` where waiting is of no use."""
     try:
         status, found = await client.look("/v1/models")
-    except (aiohttp.InvalidURL, aiohttp.ClientConnectorDNSError, ValueError) as e:
+    except (aiohttp.NonHttpUrlClientError, aiohttp.ClientConnectorDNSError, ValueError) as e:
         raise StartupError(f"{client.base_url} cannot be reached: {describe(e)}", NOT_A_SERVER) from None
     except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError):
         raise StartupError(f"what listens at {client.base_url} does not speak HTTP", NOT_A_SERVER) from None

@@ -32,7 +32,6 @@ class Load:
         on_record: OnRecord = lambda record: None,
     ) -> None:
         self.records: list[Record] = []
-        self.open = 0
         self.duration = 0.0
         self._client, self._backend, self._asking = client, backend, asking
         self._room: asyncio.Semaphore | contextlib.nullcontext[None]
@@ -74,10 +73,7 @@ class Load:
 
     async def _send(self, history: list[Said], turn: Turn) -> Exchange:
         body = self._backend.request(self._asking, history, turn.content, turn.output_len)
-        self.open += 1
-        exchange = await self._client.ask(self._backend, body)
-        self.open -= 1  # not in a `finally`: what is cancelled stays open
-        return exchange
+        return await self._client.ask(self._backend, body)
 
     def _keep(self, record: Record) -> None:
         self.records.append(record)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ BackendName = Literal[
     "lmdeploy",
     "lmdeploy-chat",
 ]
+MANY = 1e6  # seconds are eleven days; a gamma distribution of that shape has no spread left
 DatasetName = Literal["random", "sharegpt", "generated-shared-prefix", "multi-turn"]
 
 
@@ -138,7 +140,7 @@ class AskingOptions:
             return {}
         try:
             return msgspec.json.decode(self.extra_request_body, type=dict[str, Any])
-        except msgspec.DecodeError as e:
+        except (ValueError, RecursionError) as e:
             raise StartupError(f"--extra-request-body should be a JSON object: {e}") from None
 
 
@@ -172,8 +174,9 @@ class ServeOptions:
         at_least(load, 0, "warmup_requests")
         at_least(data, 0, "multi_turn_think_time")
         at_least(self.asking, 0, "temperature")
-        above_zero(load, "request_rate", "burstiness")
-        above_zero(self.target, "ready_timeout", "request_timeout")
+        above_zero(load, math.inf, "request_rate")
+        above_zero(load, MANY, "burstiness")
+        above_zero(self.target, MANY, "ready_timeout", "request_timeout")
         if not 0 <= data.random_range_ratio <= 1:
             raise StartupError(f"--random-range-ratio must be from 0 to 1, got {data.random_range_ratio:g}")
         if data.dataset_name == "sharegpt" and data.dataset_path is None:
@@ -224,22 +227,24 @@ def check_writable(path: str | None) -> None:
     """What cannot be written should be known before an hour of measuring."""
     if path is None:
         return
-    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+    file = Path(path).absolute()
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise StartupError(f"--output-file {path}: cannot be written", "Its folder must exist, and it must be a file.")
 
 
 def at_least(options: Any, low: float, *names: str) -> None:
-    """Raises `StartupError` for the first of the fields that is below `low`; None is as good as unset."""
+    """Raises `StartupError` for the first of the fields that is below `low` or endless; None is as good as unset."""
     for name in names:
         value = getattr(options, name)
-        if value is not None and not value >= low:
-            raise StartupError(f"{_flag(name)} must be at least {low:g}, got {value:g}")
+        if value is not None and not low <= value < math.inf:
+            raise StartupError(f"{_flag(name)} must be {low:g} or more, and finite, got {value:g}")
 
 
-def above_zero(options: Any, *names: str) -> None:
+def above_zero(options: Any, most: float, *names: str) -> None:
     for name in names:
-        if not getattr(options, name) > 0:
-            raise StartupError(f"{_flag(name)} must be above 0, got {getattr(options, name):g}")
+        if not 0 < getattr(options, name) <= most:
+            limit = f" and at most {most:g}" if math.isfinite(most) else ""
+            raise StartupError(f"{_flag(name)} must be above 0{limit}, got {getattr(options, name):g}")
 
 
 def _flag(name: str) -> str:

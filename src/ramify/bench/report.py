@@ -1,4 +1,4 @@
-"""The tables on the terminal: coloured there, plain text in a pipe."""
+"""What `ramify bench serve` prints."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ramify.bench.options import LoadOptions
 from ramify.bench.outcome import Outcome
 from ramify.bench.stats import Spread
-from ramify.bench.summary import Summary
+from ramify.bench.summary import Failure, Summary
+from ramify.bench.tables import ROOMY, make_console, make_table, number, row, say_notes, say_pairs
 
 LATENCIES = (
     ("TTFT", "ttft_ms", "to the first token"),
@@ -19,14 +21,7 @@ LATENCIES = (
     ("ITL", "itl_ms", "between chunks"),
     ("E2E", "e2e_ms", "to the last token"),
 )
-ROOMY = 110  # characters
 COLUMNS = ("mean", "median", "p90", "p99", "std", "max")
-
-
-def make_console() -> Console:
-    """As wide as the terminal; in a pipe as wide as the tables."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=ROOMY)
 
 
 def show_serve(outcome: Outcome) -> None:
@@ -34,10 +29,12 @@ def show_serve(outcome: Outcome) -> None:
     console = make_console()
     _head(console, outcome)
     if outcome.summary.completed:
+        console.print()
         console.print(_throughput(outcome.summary))
         console.print()
         console.print(_latency(outcome.summary, roomy=console.width >= ROOMY))
-    _tail(console, outcome)
+    _failures(console, outcome.summary.errors)
+    say_notes(console, outcome.remarks)
 
 
 def _head(console: Console, outcome: Outcome) -> None:
@@ -52,25 +49,23 @@ def _head(console: Console, outcome: Outcome) -> None:
         ("open at once", f"{outcome.summary.concurrency:.1f} on average, {outcome.summary.peak_concurrency} at most"),
         *_goodput(outcome.summary),
     )
-    console.print()
-
-
-def say_pairs(console: Console, *pairs: tuple[str, str]) -> None:
-    width = max(len(name) for name, _ in pairs)
-    for name, text in pairs:
-        console.print(f"  [dim]{name:<{width}}[/dim]  {text}")
 
 
 def _load(outcome: Outcome) -> str:
     """In words, as it was asked for."""
     load, asking = outcome.options.load, outcome.options.asking
-    rate = "all at once" if math.isinf(load.request_rate) else f"{load.request_rate:g} per second"
-    if not math.isinf(load.request_rate):
-        rate += " (Poisson)" if load.burstiness == 1 else f" (gamma, burstiness {load.burstiness:g})"
-    limit = f", at most {load.max_concurrency} open" if load.max_concurrency is not None else ""
     eos = "" if asking.disable_ignore_eos else ", EOS ignored"
     cache = ", cache flushed" if load.flush_cache else ""
-    return f"{rate}{limit}; temperature {asking.temperature:g}{eos}; seed {load.seed}{cache}"
+    return f"{_arrivals(load)}; temperature {asking.temperature:g}{eos}; seed {load.seed}{cache}"
+
+
+def _arrivals(load: LoadOptions) -> str:
+    limit = load.max_concurrency
+    if math.isinf(load.request_rate):
+        return "all at once" if limit is None else f"closed loop, {limit} open at a time"
+    shape = "Poisson" if load.burstiness == 1 else f"gamma, burstiness {load.burstiness:g}"
+    rate = f"open loop, {load.request_rate:g} per second ({shape})"
+    return rate if limit is None else f"{rate}, at most {limit} open"
 
 
 def _requests(summary: Summary) -> str:
@@ -111,32 +106,8 @@ def _latency(summary: Summary, roomy: bool) -> Table:
     return table
 
 
-def _tail(console: Console, outcome: Outcome) -> None:
-    for failure in outcome.summary.errors:
-        console.print(f"\n[red]{failure.count} x[/red] {escape(failure.error)}")
-    if outcome.remarks:
+def _failures(console: Console, errors: Sequence[Failure]) -> None:
+    if errors:
         console.print()
-    for remark in outcome.remarks:
-        console.print(f"  note: {escape(remark)}")
-    console.print()
-
-
-def make_table(name: str, *columns: str) -> Table:
-    """Names on the left, numbers on the right; a column without a name holds words."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column(name, no_wrap=True, min_width=13)
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    return table
-
-
-def number(value: float) -> str:
-    """Three digits or more, and no more than two behind the point."""
-    return row([value])[0]
-
-
-def row(values: Sequence[float]) -> list[str]:
-    """Numbers with equally many digits behind the point, as many as the largest needs."""
-    largest = max(abs(value) for value in values)
-    digits = 0 if largest >= 1000 else 1 if largest >= 100 else 2
-    return [f"{value:,.{digits}f}" for value in values]
+    for failure in errors:
+        console.print(f"  [red]{failure.count} x[/red] {escape(failure.error)}")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from ramify.core.errors import RamifyError
+
 BOM = b"\xef\xbb\xbf"
+LONGEST = 64 << 20  # bytes of an event
+
+
+class TooLong(RamifyError):
+    """An event that does not end."""
 
 
 class Events:
     """Takes a stream apart. Gives the `data` of each event; comments and other fields are passed over.
 
     Lines may end with LF, CRLF or CR, as the specification has it, and a piece may end anywhere, inside CRLF as well.
+    Raises `TooLong` where an event grows beyond `longest` bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = LONGEST) -> None:
+        self._longest = longest
         self._line = b""  # a line that has not ended
         self._data: list[bytes] = []  # lines of an event that has not ended
         self._after_cr = False  # a line feed now belongs to a line that has ended already
@@ -27,7 +36,10 @@ class Events:
         if lines and not self._started:
             self._started = True
             lines[0] = lines[0].removeprefix(BOM)
-        return [event for line in lines if (event := self._take(line)) is not None]
+        events = [event for line in lines if (event := self._take(line)) is not None]
+        if len(self._line) + sum(map(len, self._data)) > self._longest:
+            raise TooLong(f"an event of the stream is longer than {self._longest} bytes")
+        return events
 
     def close(self) -> list[bytes]:
         """What the end of the stream leaves behind. The specification drops it; servers that forget the last blank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import msgspec
 
@@ -58,6 +58,11 @@ def tpot(latency: float, ttft: float, tokens: int) -> float | None:
 def gaps(stamps: Sequence[float]) -> list[float]:
     """Times between neighbours."""
     return [later - earlier for earlier, later in pairwise(stamps)]
+
+
+def first_difference(one: Sequence[int], two: Sequence[int]) -> int | None:
+    """How many tokens are equal before the first that is not; None where all are."""
+    return next((place for place, (a, b) in enumerate(zip_longest(one, two)) if a != b), None)
 
 
 def most_at_once(spans: Iterable[tuple[float, float]]) -> int:
