@@ -23,7 +23,16 @@ def test_import_ramify_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["serve", "--help"], ["explain", "--help"], ["bench", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["serve", "--help"],
+        ["explain", "--help"],
+        ["bench", "--help"],
+        ["bench", "serve", "--help"],
+        ["bench", "offline", "--help"],
+    ],
 )
 def test_help_needs_neither_torch_nor_transformers(arguments: list[str]) -> None:
     code = f"""

@@ -108,6 +108,7 @@ def test_goodput_limits() -> None:
     assert slo.met(0.4, None, 99)
     assert not slo.met(0.6, 0.01, 1)
     assert not slo.met(0.1, 0.06, 1)
+    assert Slo.parse(["ttft:500,tpot:50"]) == Slo.parse(["tpot:50 ttft:500"]) == slo
     assert Slo.parse([]) is None
     for wrong in ("ttft", "ttft:x", "speed:5", "ttft:-1", "ttft:nan"):
         with pytest.raises(StartupError):

@@ -21,10 +21,10 @@ class Slo(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, limits: Sequence[str]) -> Slo | None:
-        """From `name:milliseconds`; None where nothing was asked for."""
+        """From `name:milliseconds`, one or more in a text; None where nothing was asked for."""
         if not limits:
             return None
-        return cls(**dict(_limit(text) for text in limits))
+        return cls(**dict(_limit(limit) for text in limits for limit in text.replace(",", " ").split() or [text]))
 
     def met(self, ttft: float, tpot: float | None, e2el: float) -> bool:
         """Whether a request with these times in seconds kept to all limits; a single token has no `tpot` to miss."""
@@ -42,5 +42,5 @@ def _limit(text: str) -> tuple[str, float]:
     except ValueError:
         milliseconds = math.nan
     if name not in NAMES or not milliseconds > 0:
-        raise StartupError(f"--goodput {text}: not a limit", "Like `ttft:500 tpot:50 e2el:5000`, in milliseconds.")
+        raise StartupError(f"--goodput {text!r} is not a limit", "Like `ttft:500 tpot:50 e2el:5000`, in milliseconds.")
     return NAMES[name], milliseconds / 1000

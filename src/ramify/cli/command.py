@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 
 from ramify.cli.line import Flag, Line, describe, flag_of
 from ramify.cli.settings import settings_of, take_settings
-from ramify.config.read import overlay, parse_bool, parse_float, parse_int
+from ramify.config.read import as_kind, overlay
 from ramify.config.settings import Range, Settings
 from ramify.core.errors import StartupError
 
 T = TypeVar("T")
 
 MORE = "All settings of `ramify serve` are taken as well: see `ramify serve --help`."
-PARSERS: dict[Any, Any] = {int: parse_int, float: parse_float, bool: parse_bool, str: str}
 
 
 def option(default: Any, help: str, within: Range | None = None) -> Any:
@@ -25,8 +24,8 @@ def option(default: Any, help: str, within: Range | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "within": within})
 
 
-def flags_of(kind: type) -> list[Flag]:
-    return [flag_of(kind, each, "Options") for each in dataclasses.fields(kind)]
+def flags_of(kind: type, group: str = "Options") -> list[Flag]:
+    return [flag_of(kind, each, group) for each in dataclasses.fields(kind)]
 
 
 def read(kind: type[T], arguments: Sequence[str], usage: str, words: Sequence[tuple[str, str]]) -> tuple[T, Line]:
@@ -36,15 +35,20 @@ def read(kind: type[T], arguments: Sequence[str], usage: str, words: Sequence[tu
     if line.help:
         print(describe(usage, f"{kind.__doc__}\n\n{MORE}", flags, words))
         sys.exit(0)
+    return options_of(kind, line), line
+
+
+def options_of(kind: type[T], line: Line) -> T:
+    """The options that a line has, in their types and ranges; the others keep their defaults."""
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{flag.name: _value(flag, fields[flag.name], line) for flag in flags if flag.name in line.flags}), line
+    return kind(**{f.name: _value(f, fields[f.name], line) for f in flags_of(kind) if f.name in line.flags})
 
 
 def _value(flag: Flag, field: dataclasses.Field[Any], line: Line) -> Any:
     if typing.get_origin(flag.kind) is tuple:
         return tuple(line.lists[flag.name])
     try:
-        value = PARSERS[flag.kind](line.flags[flag.name])
+        value = as_kind(flag.kind, line.flags[flag.name])
     except ValueError as e:
         raise StartupError(f"{line.spelled[flag.name]}: {e}") from None
     within = field.metadata["within"]

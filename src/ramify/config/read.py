@@ -74,7 +74,7 @@ def convert(name: str, value: Any, where: str) -> Any:
         raise StartupError(f"{where} needs a value")
     (kind,) = (option for option in options if option is not type(None))
     try:
-        made = _as(kind, value)
+        made = as_kind(kind, value)
     except (ValueError, TypeError) as e:
         raise StartupError(f"{where}: {e}", value_instead_of(name, value)) from None
     if refusal := refusal_of(field, made):
@@ -92,7 +92,8 @@ def refusal_of(field: dataclasses.Field[Any], value: Any) -> str | None:
     return None
 
 
-def _as(kind: Any, value: Any) -> Any:
+def as_kind(kind: Any, value: Any) -> Any:
+    """`value` as a plain type or one of a Literal's choices; strings are parsed. Raises `ValueError` in words."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value not in choices:
