@@ -4,7 +4,8 @@
 
 FOLDER holds JSON files, as in maskbench (`{"schema", "tests": [{"data", "valid"}]}`) or in the JSON Schema Test Suite
 (lists of such). `ramify` is llguidance as the grammar room uses it, `ramify-fixed` with fixed separators. Every schema
-runs in a child process, which is ended after `--seconds`. xgrammar is no dependency: install it beside ramify.
+runs in a child process, which is ended after `--seconds`. Times are CPU time of one thread, which other work on the
+machine disturbs little. xgrammar is no dependency: install it beside ramify.
 
 For each instance the whole text is fed, and a mask is computed before every token. An instance is accepted if every
 token and then the end is. Keys come in the order of the instance; `order` counts the valid ones that are refused only
@@ -27,7 +28,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from ramify.grammar.constraint import Constraint
+from ramify.grammar.constraint import Constraint, GrammarFault
 from ramify.grammar.library import Library, Mask, Session, _Wrapper
 from ramify.grammar.style import FIXED, FLEXIBLE, Style
 from ramify.grammar.translate import translate
@@ -229,14 +230,14 @@ def _dialect(schema: Any, folder: str) -> Any:
 def measure(library: Any, case: Case, encode: Any) -> Found:
     found = Found(schemas=1)
     library.compile('{"type": "integer"}').row().mask()  # touch what the fork shares
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         compiled = library.compile(json.dumps(case.schema))
     except Exception as e:  # noqa: BLE001  (libraries raise many kinds)
-        found.refused, found.compiles = 1, [time.perf_counter() - begin]
+        found.refused, found.compiles = 1, [time.process_time() - begin]
         print(f"    {case.name}: {str(e)[:200]!r}", file=LOG, flush=True)
         return found
-    found.compiles = [time.perf_counter() - begin]
+    found.compiles = [time.process_time() - begin]
     for data, is_valid in case.tests:
         tokens = encode(json.dumps(data, ensure_ascii=False))
         if len(tokens) > LONGEST:
@@ -263,9 +264,13 @@ def feed(row: Row, tokens: list[int], found: Found, is_valid: bool) -> bool:
         if is_valid:
             found.tokens += 1
             found.forced += row.forced()
-        begin = time.perf_counter()
-        row.mask()
-        found.masks.append(time.perf_counter() - begin)
+        begin = time.process_time()
+        try:
+            row.mask()
+        except GrammarFault as e:
+            print(f"    {e}", file=LOG, flush=True)
+            return False
+        found.masks.append(time.process_time() - begin)
         if not row.take(token):
             return False
     return row.can_stop()

@@ -18,7 +18,7 @@ from ramify.grammar.constraint import Constraint, GrammarFault, Tag, choice, too
 from ramify.grammar.matcher import Matcher
 from ramify.grammar.prelude import Prelude
 from ramify.grammar.style import FIXED, FLEXIBLE, Style
-from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
+from ramify.grammar.vocabulary import Vocabulary, specials_of, vocabulary_of
 from ramify.text.tokenizer import load_tokenizer
 
 EOS = tokenizer().backend.token_to_id("<|im_end|>")
@@ -322,6 +322,7 @@ def test_logits_may_be_more_than_tokens() -> None:
 
 def test_special_tokens_are_those_of_the_tokenizer() -> None:
     assert set(vocabulary().specials.values()) == tokenizer().special
+    assert specials_of(tokenizer()) == vocabulary().specials
     assert vocabulary().tokens[THINK_END] == b"</think>"
 
 

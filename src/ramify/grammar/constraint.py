@@ -17,7 +17,7 @@ from ramify.core.errors import BadRequest
 NOTE = "grammar"  # the name of a constraint among the notes of a request
 MAX_SOURCE = 1 << 20  # bytes of a schema, a grammar or a structural tag; the largest schemas in use have 170 kB
 MAX_REGEX = 8192  # characters
-MAX_CONSTANT = 2048  # characters of one value in a schema that has to be said as it is, or of a name
+MAX_CONSTANT = 1024  # characters of one value in a schema that has to be said as it is, or of a name
 MAX_VALUES = 10_000  # members of one enum, properties of one object, options of one choice
 MAX_DEPTH = 64  # of nesting: of JSON, and of groups in a regex or a grammar
 MAX_REPEATS = 50_000  # symbols that counted repetitions may stand for, nested ones multiplied

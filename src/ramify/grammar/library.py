@@ -25,7 +25,7 @@ LIMITS = {
     "max_items_in_row": 2000,
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,
-    "step_max_items": 10_000,
+    "step_max_items": 30_000,
     "max_lexer_states": 20_000,  # 1 to 2 kB each, shared by all rows of a grammar
     "max_grammar_size": 500_000,
     "verbose_errors": False,

@@ -48,6 +48,10 @@ class Stopped(Exception):
     """The work was stopped: it took too long, or the process that did it died."""
 
 
+class ProbeError(Exception):
+    """The child does not start: that is no grammar's fault."""
+
+
 # -- the parent's side -----------------------------------------------------------------------------------------------
 
 
@@ -62,7 +66,7 @@ class Probe:
         self._killed = False
 
     def try_out(self, lark: str, seconds: float) -> str:
-        """What is wrong with a grammar; empty if nothing is. Raises `Stopped` after `seconds`.
+        """What is wrong with a grammar; empty if nothing is. Raises `Stopped` after `seconds`, and `ProbeError`.
 
         A child that was stopped has a successor at once, which gets ready while nobody waits.
         """
@@ -94,9 +98,18 @@ class Probe:
         if self._child is None:
             raise Stopped
         if not self._greeted:
-            _answer(self._child, START)
-            self._greeted = True
+            self._greet(self._child)
         return self._child
+
+    def _greet(self, child: subprocess.Popen[bytes]) -> None:
+        try:
+            _answer(child, START)
+        except Stopped:
+            if self._killed:
+                raise
+            self._end()
+            raise ProbeError(f"the process that tries grammars ended with {child.returncode}") from None
+        self._greeted = True
 
     def _start(self) -> None:
         with self._changing:

@@ -70,6 +70,11 @@ class Vocabulary:
         return found
 
 
+def specials_of(tokenizer: Tokenizer) -> dict[str, int]:
+    """Ids of special tokens by their text."""
+    return {tokenizer.backend.id_to_token(index) or "": index for index in sorted(tokenizer.special)}
+
+
 def vocabulary_of(tokenizer: Tokenizer, size: int, eos: Iterable[int]) -> Vocabulary:
     """For a model with `size` logits that ends with one of `eos`. Takes about a second for 150,000 tokens."""
     backend = tokenizer.backend
@@ -80,8 +85,8 @@ def vocabulary_of(tokenizer: Tokenizer, size: int, eos: Iterable[int]) -> Vocabu
         tokens = [tokenizer.token_bytes(index) for index in range(min(size, tokenizer.size))]
     else:
         tokens = [_piece(backend.id_to_token(index) or "") for index in range(min(size, tokenizer.size))]
-    special = sorted(index for index in tokenizer.special | {*ends} if index < len(tokens))
-    specials = {backend.id_to_token(index) or "": index for index in special}
+    specials = specials_of(tokenizer) | {backend.id_to_token(index) or "": index for index in ends}
+    specials = {text: index for text, index in specials.items() if index < len(tokens)}
     for text, index in specials.items():
         tokens[index] = text.encode()
     tokens += [b""] * (size - len(tokens))
