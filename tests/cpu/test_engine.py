@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import random
 import threading
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import reference_logits
@@ -351,6 +354,61 @@ def test_async(engine: ramify.Engine) -> None:
     asyncio.run(play())
 
 
+def in_use(engine: ramify.Engine) -> int:
+    return engine.get_server_info()["internal_states"][0]["num_running_reqs"]
+
+
+LONG = {"temperature": 0, "max_new_tokens": 480, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_cancelling_aborts(engine: ramify.Engine, stream: bool) -> None:
+    """All prompts of the call, and long before their last token."""
+
+    async def ask() -> None:
+        if not stream:
+            await engine.async_generate([PROMPT, "One day "], LONG)
+            return
+        async for _ in await engine.async_generate([PROMPT, "One day "], LONG, stream=True):
+            pass
+
+    async def play() -> None:
+        before = engine._loop.scheduler.counts.generated_tokens
+        task = asyncio.create_task(ask())
+        while engine._loop.scheduler.counts.generated_tokens < before + 20:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while await asyncio.to_thread(in_use, engine):
+            await asyncio.sleep(0.001)
+        assert engine._loop.scheduler.counts.generated_tokens - before < 2 * 480
+
+    asyncio.run(play())
+
+
+def test_a_stream_left_early_aborts(engine: ramify.Engine) -> None:
+    async def play() -> None:
+        before = engine._loop.scheduler.counts.generated_tokens
+        async with contextlib.aclosing(await engine.async_generate(PROMPT, LONG, stream=True)) as parts:
+            async for _ in parts:
+                break
+        while await asyncio.to_thread(in_use, engine):
+            await asyncio.sleep(0.001)
+        assert engine._loop.scheduler.counts.generated_tokens - before < 480
+
+    asyncio.run(play())
+
+
+def test_a_refused_prompt_leaves_the_others_of_its_call_nowhere(engine: ramify.Engine) -> None:
+    before = engine._loop.scheduler.counts.generated_tokens
+    with pytest.raises(BadRequest, match="longer than the model's context length"):
+        engine.generate(input_ids=[[5, 6], [7] * 600], sampling_params=LONG)
+    while in_use(engine):
+        pass
+    assert engine._loop.scheduler.counts.generated_tokens - before < 480
+
+
 def test_threads_may_share_an_engine(engine: ramify.Engine) -> None:
     reference = engine.generate(PROMPT, GREEDY)["text"]
     found: list[str] = []
@@ -375,13 +433,142 @@ def test_threads_may_share_an_engine(engine: ramify.Engine) -> None:
         {"prompt": ["a", "b"], "sampling_params": [{}]},
         {"prompt": "a " * 2000},
         {"prompt": ["a", "b"], "rid": ["x", "x"]},
+        {"prompt": "a", "rid": "\n\n"},
+        {"prompt": "a", "rid": 5},
+        {"prompt": 5},
+        {"prompt": b"a"},
+        {"prompt": [None]},
+        {"prompt": ["a", 5]},
+        {"prompt": "\ud800"},
+        {"input_ids": 5},
+        {"input_ids": "x"},
+        {"input_ids": [1.5]},
+        {"input_ids": [True]},
+        {"input_ids": [[1], 5]},
+        {"input_ids": torch.zeros(3)},
+        {"prompt": "a", "sampling_params": "x"},
+        {"prompt": "a", "sampling_params": {1: 2}},
+        {"prompt": "a", "sampling_params": [1]},
+        {"prompt": "a", "sampling_params": ramify.SamplingParams(temperature=math.inf)},
+        {"prompt": "a", "sampling_params": ramify.SamplingParams(logit_bias={5: math.nan})},
+        {"prompt": "a", "sampling_params": ramify.SamplingParams(stop=5)},  # type: ignore[arg-type]
+        {"prompt": "a", "return_logprob": "yes"},
+        {"prompt": "a", "return_logprob": True, "logprob_start_len": "x"},
+        {"prompt": "a", "return_logprob": True, "top_logprobs_num": [1, 2]},
+        {"prompt": "a", "return_logprob": True, "token_ids_logprob": 5},
+        {"prompt": "a", "priority": 10**40},
+        {"prompt": "a", "extra_key": 5},
+        {"prompt": "a", "image_data": "x.png"},
+        {"prompt": "a", "lora_path": ["adapter"]},
+        {"prompt": "a", "nonsense": 1},
     ],
     ids=str,
 )
-def test_bad_calls_say_so(engine: ramify.Engine, call: dict[str, Any]) -> None:
-    with pytest.raises(BadRequest):
+def test_bad_calls_say_so(engine: ramify.Engine, call: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BadRequest) as error:
         engine.generate(**call)
+    named = [name for name in call if name not in ("prompt", "input_ids", "sampling_params", "return_logprob")]
+    assert error.value.param in (
+        named
+        or [
+            "prompt",
+            "input_ids",
+            "sampling_params",
+            "return_logprob",
+            "temperature",
+            "nope",
+            "logit_bias[...]",
+            "stop",
+        ]
+    )
+    assert "Traceback" not in capfd.readouterr().err
     assert engine.generate(PROMPT, {"max_new_tokens": 1})["output_ids"]
+
+
+def test_what_sglang_has_and_nobody_asked_for(folder: Path, engine: ramify.Engine) -> None:
+    nothing = {"image_data": None, "video_data": [], "lora_path": [None], "return_hidden_states": False, "rid": None}
+    assert engine.generate(PROMPT, GREEDY, **nothing)["text"] == engine.generate(PROMPT, GREEDY)["text"]
+    with make(folder, log_level="critical", random_seed=None, lora_paths=None, quantization=None) as other:
+        assert other.resolved.settings.model.random_seed == 0
+    with pytest.raises(ramify.StartupError, match="no setting 'frob'"):
+        make(folder, frob=None)
+
+
+def test_arrays_and_tensors_of_ids(engine: ramify.Engine) -> None:
+    ids = engine.tokenizer.encode(PROMPT)  # type: ignore[union-attr]
+    reference = engine.generate(input_ids=ids, sampling_params=GREEDY)["output_ids"]
+    for given in (np.array(ids), torch.tensor(ids), tuple(ids), list(np.array(ids))):
+        assert engine.generate(input_ids=given, sampling_params=GREEDY)["output_ids"] == reference
+    for given in (np.array([ids, ids]), torch.tensor([ids, ids]), [np.array(ids), torch.tensor(ids)]):
+        answers = engine.generate(input_ids=given, sampling_params=GREEDY)
+        assert [answer["output_ids"] for answer in answers] == [reference] * 2
+
+
+def test_log_probabilities_for_each_prompt(engine: ramify.Engine) -> None:
+    """A list has one entry for every prompt; None is the default."""
+    params = {"temperature": 0, "max_new_tokens": 2}
+    first, second, third = engine.generate(
+        [PROMPT] * 3,
+        params,
+        return_logprob=[True, False, True],
+        logprob_start_len=[0, None, -1],
+        top_logprobs_num=[2, 0, None],
+        token_ids_logprob=[None, None, [5, 6]],
+    )
+    alone = engine.generate(PROMPT, params, return_logprob=True, logprob_start_len=0, top_logprobs_num=2)
+    assert "output_token_logprobs" not in second["meta_info"]
+    for name in ("input_token_logprobs", "output_top_logprobs"):
+        assert len(first["meta_info"][name]) == len(alone["meta_info"][name]) > 0
+    assert third["meta_info"]["input_token_logprobs"] == []
+    assert [[row[1] for row in rows] for rows in third["meta_info"]["output_token_ids_logprobs"]] == [[5, 6]] * 2
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "hi",
+        [],
+        None,
+        [{"foo": 1}],
+        [5],
+        [{"role": "user"}],
+        [{"role": 1, "content": "x"}],
+        [{"role": "user", "content": [{"type": "image_url"}]}],
+        [{"role": "user", "content": "\ud800"}],
+    ],
+    ids=str,
+)
+def test_bad_conversations_say_so(messages: Any) -> None:
+    with ramify.Engine(load_format="none", chat_template=None) as engine, pytest.raises(BadRequest, match="messages"):
+        engine.chat(messages)
+
+
+def test_a_conversation_in_parts_is_one_of_text() -> None:
+    with ramify.Engine(load_format="none") as engine:
+        parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]
+        assert engine.render([{"role": "user", "content": parts}]) == engine.render(
+            [{"role": "user", "content": "Hi there"}]
+        )
+
+
+def test_what_the_engine_tells_of_itself(folder: Path) -> None:
+    with make(folder, api_key="secret", page_size=8) as engine:
+        info, model = engine.get_server_info(), engine.get_model_info()
+    assert "secret" not in str(info)
+    assert not {"api_key", "admin_api_key"} & info.keys()
+    assert info["page_size"] == 8
+    assert {"internal_states", "max_req_input_len", "max_total_num_tokens", "status", "version"} <= info.keys()
+    assert model["model_path"] == str(folder)
+    assert model["architectures"] == ["LlamaForCausalLM"]
+    assert model["is_generation"] is True
+
+
+def test_a_small_pool_serves_what_fits(folder: Path) -> None:
+    with make(folder, max_total_tokens=64) as engine:
+        with pytest.raises(UserError, match="the server has 64"):
+            engine.generate(input_ids=[5] * 100, sampling_params=GREEDY)
+        answers = engine.generate([PROMPT] * 4, {"max_new_tokens": 30, "temperature": 0, "ignore_eos": True})
+        assert [len(answer["output_ids"]) for answer in answers] == [30] * 4
 
 
 def test_settings_are_checked(folder: Path) -> None:

@@ -43,21 +43,23 @@ class Ours:
 
 
 class Theirs:
-    """transformers with its own defaults for attention and caching."""
+    """transformers with its own defaults for attention and caching, and weights in memory: loaded ones are mapped from
+    their file, which can make its first minutes several times slower.
+    """
 
     name = "transformers"
 
     def __init__(self, folder: Path, dtype: str, threads: int) -> None:
         import torch
         from transformers import AutoModelForCausalLM
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         self._torch, self._threads = torch, threads
         try:
             self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).train(False)
         except (OSError, ValueError, KeyError) as e:
             raise StartupError(f"transformers does not load {folder}: {e}") from None
+        for parameter in self._model.parameters():
+            parameter.data = parameter.data.clone()
         greedy = self._model.generation_config
         greedy.update(do_sample=False, temperature=None, top_p=None, top_k=None)
         greedy.eos_token_id = None  # to the full length
@@ -128,9 +130,16 @@ def _contestants(options: OfflineOptions, settings: Settings) -> Iterator[list[C
         with Engine.from_settings(settings) as engine:
             found: list[Contestant] = [Ours(engine)]
             if options.against == "transformers":
+                _no_bars()
                 _say("loading the weights into transformers")
                 found.append(Theirs(engine.resolved.folder, engine.resolved.dtype, engine.resolved.threads))
             yield found
+
+
+def _no_bars() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def _with_weights(settings: Settings, folder: Path) -> Settings:
@@ -138,6 +147,7 @@ def _with_weights(settings: Settings, folder: Path) -> Settings:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    _no_bars()
     _say("making weights up, and writing them for both engines to read")
     resolved = prepare(settings)
     torch.manual_seed(settings.model.random_seed)

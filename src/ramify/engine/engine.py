@@ -7,24 +7,44 @@ with ramify.Engine("path/to/model") as engine:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import sys
+import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from ramify import __version__
 from ramify.config.read import overlay
 from ramify.config.resolve import SECRETS, Resolved
-from ramify.config.settings import Settings, names
+from ramify.config.settings import Settings, names, spellings
 from ramify.core.convert import convert
 from ramify.core.errors import BadRequest, from_status
 from ramify.core.params import SamplingParams
+from ramify.engine.arguments import (
+    as_params,
+    check_text,
+    constrained,
+    conversation,
+    each,
+    each_ids,
+    flag,
+    ids_of,
+    key,
+    number,
+    per_prompt,
+    priority_of,
+    refuse_others,
+    rids_of,
+    texts_of,
+)
 from ramify.engine.ask import Ask, Limits, SessionParams
 from ramify.engine.assemble import assemble
 from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
 from ramify.engine.generation import News
+from ramify.engine.job import Bar, Job, Output, bar_wanted
 from ramify.engine.outputs import Shape
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer
@@ -34,8 +54,6 @@ from ramify.wire.messages import Turn
 log = logging.getLogger(__name__)
 
 Params = SamplingParams | dict[str, Any] | None
-Output = dict[str, Any]
-BAR_ABOVE = 8  # prompts in one call that earn a progress bar
 
 
 class Engine:
@@ -45,10 +63,11 @@ class Engine:
     """
 
     def __init__(self, model_path: str | None = None, **settings: Any) -> None:
-        asked = {"log_level": "error", "log_interval": 0.0, **settings}
-        if model_path is not None:
-            asked["model_path"] = model_path
-        self._start(overlay(Settings(), asked, "Engine"))
+        quiet = overlay(Settings(), {"log_level": "error", "log_interval": 0.0}, "default of Engine")
+        asked = {"model_path": model_path, **settings}
+        known = spellings()  # None is the default, as in SGLang; other names with None still have to be names
+        given = {name: value for name, value in asked.items() if value is not None or name not in known}
+        self._start(overlay(quiet, given, "argument of Engine", lambda name: f"Engine: {name}"))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Engine:
@@ -98,65 +117,87 @@ class Engine:
         prompt: str | Sequence[str] | None = None,
         sampling_params: Params | Sequence[Params] = None,
         input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
-        return_logprob: bool = False,
+        *,
         stream: bool = False,
-        logprob_start_len: int | None = None,
-        top_logprobs_num: int | None = None,
-        token_ids_logprob: Sequence[int] | None = None,
-        rid: str | Sequence[str] | None = None,
-        priority: int = 0,
-        extra_key: str | None = None,
-        return_text_in_logprobs: bool = False,
-        session_params: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         progress: bool | None = None,
+        **asked: Any,
     ) -> Any:
         """Generate from text or token ids, one prompt or a list.
 
-        Returns a dict like `/generate`'s for one prompt and a list of them for a list or for `n` above 1; with
-        `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request is refused or fails.
-        `session_params` make a prompt a turn of a session: {id, rid, offset, replace, drop_previous_output}.
-        `progress` shows a bar on long work; None shows it on a terminal.
+        `asked` are, by the names of `/generate`: return_logprob, logprob_start_len, top_logprobs_num,
+        token_ids_logprob, rid, extra_key (each one value, or a list with one for every prompt), priority and
+        return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output}) make a prompt a turn
+        of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a list or for
+        `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request is
+        refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
         """
-        asks, one = self._asks(
-            prompt,
-            sampling_params,
-            input_ids,
-            stream,
-            rid,
-            session_params,
-            return_logprob=return_logprob,
-            logprob_start=-1 if logprob_start_len is None else logprob_start_len,
-            top_logprobs=top_logprobs_num or 0,
-            token_ids_logprob=token_ids_logprob or (),
-            priority=priority,
-            salt=extra_key or "",
-        )
-        shape = Shape(self.tokenizer, self.resolved.settings.model.weight_version, return_text_in_logprobs)
+        job = self._job(prompt, sampling_params, input_ids, stream, **asked)
         if stream:
-            return self._streams(asks, shape, one)
-        outputs = self._collect(asks, shape, _bar_wanted(progress, len(asks)))
-        return outputs[0] if one and len(outputs) == 1 else outputs
+            return self._parts(job)
+        return self._whole(job, bar_wanted(progress, len(job.asks)))
 
-    def _asks(
-        self, prompt: Any, params: Any, ids: Any, stream: bool, rid: Any, places: Any, **more: Any
-    ) -> tuple[list[Ask], bool]:
-        """One `Ask` per prompt, and whether there was one prompt rather than a list."""
-        if (prompt is None) == (ids is None):
-            raise BadRequest("give either prompt or input_ids", param="prompt")
-        one = isinstance(prompt, str) or (ids is not None and bool(len(ids)) and isinstance(ids[0], int))
-        given = [prompt if prompt is not None else ids] if one else list(prompt if prompt is not None else ids)
-        if not given:
-            raise BadRequest("the list of prompts is empty", param="prompt" if prompt is not None else "input_ids")
-        tokens = self._tokenizer().encode_batch(given) if prompt is not None else given
-        each = _per_prompt(params, len(given), "sampling_params")
-        rids = _rids(rid, len(given))
-        now = time.monotonic()
-        turns = self._turns(places, tokens, one)
-        asks = [
-            Ask(tokens=whole, params=as_params(p), rid=r, stream=stream, arrived=now, turn=turn, **more)
-            for (whole, turn), p, r in zip(turns, each, rids, strict=True)
-        ]
-        return asks, one
+    async def async_generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        sampling_params: Params | Sequence[Params] = None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        *,
+        stream: bool = False,
+        **asked: Any,
+    ) -> Any:
+        """`generate` without blocking the event loop; with `stream`, an async iterator. Cancelling aborts."""
+        job = await asyncio.to_thread(self._job, prompt, sampling_params, input_ids, stream, **asked)
+        if stream:
+            return self._async_parts(job)
+        async with contextlib.aclosing(self._async_news(job)) as arriving:
+            async for _ in arriving:
+                pass
+        return job.outputs()
+
+    def _job(
+        self,
+        prompt: Any,
+        sampling_params: Any,
+        input_ids: Any,
+        stream: bool,
+        *,
+        return_logprob: Any = None,
+        logprob_start_len: Any = None,
+        top_logprobs_num: Any = None,
+        token_ids_logprob: Any = None,
+        rid: Any = None,
+        priority: Any = None,
+        extra_key: Any = None,
+        session_params: Any = None,
+        return_text_in_logprobs: bool = False,
+        **others: Any,
+    ) -> Job:
+        """One `Ask` per prompt, with everything checked that can be said without the model."""
+        refuse_others(others)
+        tokens, one = self._prompts(prompt, input_ids)
+        count, low_first = len(tokens), self.resolved.settings.schedule.schedule_low_priority_values_first
+        turns = self._turns(session_params, tokens, one)
+        wanted = [constrained(params) for params in per_prompt(sampling_params, count, "sampling_params")]
+        columns: dict[str, list[Any]] = {
+            "tokens": [whole for whole, _ in turns],
+            "turn": [turn for _, turn in turns],
+            "params": [params for params, _ in wanted],
+            "notes": [notes for _, notes in wanted],
+            "rid": rids_of(rid, count),
+            "return_logprob": each(return_logprob, count, "return_logprob", flag, False),
+            "logprob_start": each(logprob_start_len, count, "logprob_start_len", number, -1),
+            "top_logprobs": each(top_logprobs_num, count, "top_logprobs_num", number, 0),
+            "token_ids_logprob": each_ids(token_ids_logprob, count, "token_ids_logprob"),
+            "salt": each(extra_key, count, "extra_key", key, ""),
+        }
+        same: dict[str, Any] = {
+            "stream": stream,
+            "arrived": time.monotonic(),
+            "priority": priority_of(priority, low_first),
+        }
+        asks = [Ask(**dict(zip(columns, row, strict=True)), **same) for row in zip(*columns.values(), strict=True)]
+        version = self.resolved.settings.model.weight_version
+        return Job(asks, Shape(self.tokenizer, version, return_text_in_logprobs), one)
 
     def _turns(self, places: Any, tokens: Sequence[Any], one: bool) -> list[tuple[Any, Turn | None]]:
         """Whole prompts, and their places in sessions."""
@@ -166,63 +207,60 @@ class Engine:
             raise BadRequest("session_params: one for each prompt", param="session_params")
         asked = [
             convert(place, SessionParams, "session_params")
-            for place in _per_prompt(places, len(tokens), "session_params")
+            for place in per_prompt(places, len(tokens), "session_params")
         ]
         known = [self._client.session_prompt(place).result() for place in asked]
         return [(self._client.joined(k, new), a.turn) for k, new, a in zip(known, tokens, asked, strict=True)]
 
-    def _collect(self, asks: list[Ask], shape: Shape, bar: bool) -> list[Output]:
+    def _prompts(self, prompt: Any, input_ids: Any) -> tuple[list[list[int]], bool]:
+        """Token ids of each prompt, and whether there was one prompt rather than a list."""
+        if (prompt is None) == (input_ids is None):
+            raise BadRequest("give either prompt or input_ids", param="prompt")
+        if input_ids is not None:
+            return ids_of(input_ids)
+        texts, one = texts_of(prompt)
+        return self._tokenizer().encode_batch(texts), one
+
+    def _whole(self, job: Job, bar: bool) -> Any:
         """All of them at once; results in the order of the prompts, choices of one prompt side by side."""
-        import queue
+        with Bar(sum(ask.params.n for ask in job.asks), bar) as progress:
+            for news in self._news(job):
+                if news.finish is not None:
+                    progress.advance(len(news.generation.ids))
+        return job.outputs()
 
+    def _parts(self, job: Job) -> Iterator[Output]:
+        for news in self._news(job):
+            yield job.part(news)
+
+    async def _async_parts(self, job: Job) -> AsyncIterator[Output]:
+        async with contextlib.aclosing(self._async_news(job)) as arriving:
+            async for news in arriving:
+                yield job.part(news)
+
+    def _news(self, job: Job) -> Iterator[News]:
+        """What comes in until all have ended. Whoever leaves early, or fails, aborts what is left."""
         inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
-        opened = [self._client.open(ask, inbox.put) for ask in asks]
-        waiting = sum(map(len, opened))
-        with _Bar(waiting, bar) as progress:
-            try:
-                while waiting:
-                    news = inbox.get()
-                    if news.finish is not None:
-                        waiting -= 1
-                        progress.advance(len(news.generation.ids))
-                        raise_if_failed(news)
-            finally:
-                for generations in opened:
-                    for generation in generations:
-                        self._client.abort(generation)
-        return [shape.whole(generation) for generations in opened for generation in generations]
-
-    def _streams(self, asks: list[Ask], shape: Shape, one: bool) -> Iterator[Output]:
-        import queue
-
-        inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
-        opened = [generation for ask in asks for generation in self._client.open(ask, inbox.put)]
-        place = {generation.submit.rid: index for index, generation in enumerate(opened)}
-        waiting = len(opened)
         try:
-            while waiting:
+            job.open(self._client, inbox.put)
+            while job.waiting:
                 news = inbox.get()
                 raise_if_failed(news)
-                waiting -= news.finish is not None
-                output = shape.part(news.generation, 0, news.tokens, news.generation.text)
-                yield output if one and len(opened) == 1 else {**output, "index": place[news.generation.submit.rid]}
+                yield job.taken(news)
         finally:
-            for generation in opened:
-                self._client.abort(generation)
+            job.leave(self._client)
 
-    async def async_generate(self, *args: Any, **kwargs: Any) -> Any:
-        """`generate` without blocking the event loop; with `stream`, an async iterator."""
-        if kwargs.get("stream"):
-            return self._in_thread(iter(await asyncio.to_thread(self.generate, *args, **kwargs)))
-        return await asyncio.to_thread(self.generate, *args, **kwargs)
-
-    async def _in_thread(self, outputs: Iterator[Output]) -> AsyncIterator[Output]:
-        done = object()
+    async def _async_news(self, job: Job) -> AsyncGenerator[News, None]:
+        """The same in an event loop."""
+        inbox: asyncio.Queue[News] = asyncio.Queue()
         try:
-            while (output := await asyncio.to_thread(next, outputs, done)) is not done:
-                yield output  # type: ignore[misc]
+            job.open(self._client, self._client.into(inbox.put_nowait))
+            while job.waiting:
+                news = await inbox.get()
+                raise_if_failed(news)
+                yield job.taken(news)
         finally:
-            outputs.close()  # type: ignore[attr-defined]
+            job.leave(self._client)
 
     def chat(
         self,
@@ -233,22 +271,25 @@ class Engine:
         **template: Any,
     ) -> Any:
         """Render a conversation with the model's chat template and answer it; more arguments go to the template."""
-        ids = self._tokenizer().encode(self.render(messages, **template), add_special_tokens=False)
         params = as_params(sampling_params)
+        ids = self._rendered_ids(messages, **template)
         ask = Ask(tokens=ids, params=params, stream=stream, to_the_end=True, arrived=time.monotonic())
-        if stream:
-            return self._streams([ask], self._shape, one=True)
-        outputs = self._collect([ask], self._shape, bar=False)
-        return outputs[0] if len(outputs) == 1 else outputs
+        job = Job([ask], self._shape, one=True)
+        return self._parts(job) if stream else self._whole(job, bar=False)
 
     def render(self, messages: Sequence[dict[str, Any]], **template: Any) -> str:
         """The prompt that the chat template makes of a conversation."""
+        plain = conversation(messages)
         if self._template is None:
             tokenizer = self._tokenizer()
             if tokenizer.chat_template is None:
                 raise BadRequest("this model has no chat template; use generate, or give a --chat-template file")
             self._template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
-        return self._template.render(messages, **template)
+        return self._template.render(plain, **template)
+
+    def _rendered_ids(self, messages: Sequence[dict[str, Any]], **template: Any) -> list[int]:
+        prompt = check_text(self.render(messages, **template), "messages")
+        return self._tokenizer().encode(prompt, add_special_tokens=False)
 
     @property
     def has_chat_template(self) -> bool:
@@ -256,8 +297,7 @@ class Engine:
 
     def room_after(self, messages: Sequence[dict[str, Any]]) -> int:
         """Tokens of the context that a conversation leaves for the answer, at least 1."""
-        ids = self._tokenizer().encode(self.render(messages), add_special_tokens=False)
-        return max(self.resolved.context - len(ids), 1)
+        return max(self.resolved.context - len(self._rendered_ids(messages)), 1)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -286,8 +326,18 @@ class Engine:
         return True
 
     def get_server_info(self) -> dict[str, Any]:
-        """What runs, and how busy it is."""
-        return {**info_of(self.resolved), "internal_states": [self._client.order("state").result()]}
+        """What runs, and how busy it is: as `/server_info` tells it."""
+        return {
+            **info_of(self.resolved),
+            "internal_states": [self._client.order("state").result()],
+            "max_req_input_len": self.resolved.context - 1,
+            "status": "ready",
+            "version": __version__,
+        }
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What model this is: as `/model_info` tells it."""
+        return model_info_of(self.resolved)
 
 
 def limits_of(resolved: Resolved) -> Limits:
@@ -303,66 +353,29 @@ def info_of(resolved: Resolved) -> dict[str, Any]:
     return {**shown, "max_total_num_tokens": resolved.memory.pool_tokens}
 
 
+def model_info_of(resolved: Resolved) -> dict[str, Any]:
+    """The facts of `/model_info`."""
+    model = resolved.settings.model
+    path = model.model_path or str(resolved.folder)
+    return {
+        "model_path": path,
+        "served_model_name": resolved.served_name,
+        "tokenizer_path": model.tokenizer_path or path,
+        "is_generation": True,
+        "preferred_sampling_params": None,
+        "weight_version": model.weight_version,
+        "load_format": model.load_format,
+        "reasoning_parser": None,
+        "tool_call_parser": None,
+        "disaggregation_mode": "null",
+        "has_image_understanding": False,
+        "has_audio_understanding": False,
+        "model_type": resolved.model.raw.get("model_type"),
+        "architectures": [resolved.model.architecture],
+    }
+
+
 def raise_if_failed(news: News) -> None:
     finish = news.finish
     if finish is not None and finish.is_error:
         raise from_status(finish.status or 500, finish.message or "the request failed", code=finish.code)
-
-
-def as_params(params: Params) -> SamplingParams:
-    if isinstance(params, SamplingParams):
-        params.check()
-        return params
-    return SamplingParams.parse(params)
-
-
-def _per_prompt(value: Any, count: int, name: str) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        return [value] * count
-    if len(value) != count:
-        raise BadRequest(f"{len(value)} {name} for {count} prompts", param=name)
-    return list(value)
-
-
-def _rids(rid: str | Sequence[str] | None, count: int) -> list[str]:
-    if rid is None:
-        return [""] * count
-    if isinstance(rid, str):
-        return [rid] if count == 1 else [f"{rid}_{index}" for index in range(count)]
-    if len(rid) != count or len(set(rid)) != count:
-        raise BadRequest("rid needs a different id for each prompt", param="rid")
-    return list(rid)
-
-
-def _bar_wanted(asked: bool | None, prompts: int) -> bool:
-    return asked if asked is not None else prompts >= BAR_ABOVE and sys.stderr.isatty()
-
-
-class _Bar:
-    """Requests done and tokens per second, or nothing."""
-
-    def __init__(self, total: int, shown: bool) -> None:
-        self._total, self._shown = total, shown
-
-    def __enter__(self) -> _Bar:
-        self._tokens, self._start = 0, time.monotonic()
-        if self._shown:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            console = Console(stderr=True)
-            self._progress = Progress(*columns, console=console, transient=console.is_terminal)
-            self._progress.start()
-            self._task = self._progress.add_task("", total=self._total)
-        return self
-
-    def advance(self, tokens: int) -> None:
-        self._tokens += tokens
-        if self._shown:
-            rate = self._tokens / max(time.monotonic() - self._start, 1e-9)
-            self._progress.update(self._task, advance=1, description=f"{rate:.0f} tokens/s")
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._progress.stop()
