@@ -606,3 +606,11 @@ def test_dummy_weights_are_the_same_every_time(folder: Path, tmp_path: Path) -> 
         with make(tmp_path, load_format="dummy", skip_tokenizer_init=True) as engine:
             outputs.append(engine.generate(input_ids=[5, 6, 7], sampling_params=GREEDY)["output_ids"])
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 8])
+def test_small_pages_up_to_the_end_of_the_context(folder: Path, page_size: int) -> None:
+    with make(folder, page_size=page_size, context_length=64) as engine:
+        output = engine.generate(PROMPT, {"temperature": 0, "max_new_tokens": 58, "ignore_eos": True})
+        meta = output["meta_info"]
+        assert meta["prompt_tokens"] + meta["completion_tokens"] == 64

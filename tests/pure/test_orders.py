@@ -37,7 +37,7 @@ def test_logging_begins_as_the_settings_say() -> None:
     made = resolved(log_requests=True, log_requests_level="1", log_requests_format="json", log_level="warning")
     assert logging_of(made) == Logging("warning", True, 1, "json")
     assert logging_of(resolved()) == Logging()
-    with pytest.raises(StartupError, match="log-requests-level"):
+    with pytest.raises(StartupError, match="log_requests_level"):
         resolved(log_requests_level=4)
     assert {"log_requests", "log_requests_level", "log_requests_format", "profile_dir"} <= names().keys()
 

@@ -144,7 +144,7 @@ class Ledger:
         need = -(-tokens // self.page_size) - len(lease.pages)
         if need <= 0:
             return True
-        if need * self.page_size < AHEAD <= len(self.pool):
+        if need * self.page_size < AHEAD <= len(self.pool) * self.page_size:
             need = AHEAD // self.page_size
         pages = self._take(need)
         if pages is None:

@@ -73,6 +73,8 @@ class Client:
             for submit in submits(ask, self.limits, self._end.origin)
         ]
         with self._opening:
+            if self.died is not None:  # meanwhile
+                raise EngineDead(self.died)
             for generation in made:
                 if generation.submit.rid in self._open:
                     raise BadRequest(f"a request with the id {generation.submit.rid!r} is already running", param="rid")
@@ -209,7 +211,12 @@ class Client:
             generation = self._open.get(reply.rid)
             if generation is None:
                 continue  # ended here already: by its text, or because its caller left
-            news = generation.apply(reply)
+            try:
+                news = generation.apply(reply)
+            except Exception:
+                log.exception("a reply to %s could not be taken in", reply.rid)
+                self._end.send(Abort(reply.rid))
+                news = generation.fail(Finish.abort("internal error", 500, "internal"))
             if news.finish is not None:
                 self._open.pop(reply.rid, None)
                 if reply.finish is None or generation.submit.params.has_text_stops:

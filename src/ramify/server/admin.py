@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from ramify.core.errors import BadRequest
+from ramify.engine.ask import check_rid
 from ramify.server.auth import require_admin
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -56,7 +57,7 @@ async def abort_request(request: Request, state: State, asked: AbortRequest) -> 
     """End the request of exactly this `rid`, or its parts `<rid>_<i>`; `abort_all` is for admins."""
     if asked.abort_all:
         require_admin(request, state.resolved.settings.server)
-    elif not asked.rid:
-        raise BadRequest("rid should be the id of a request", param="rid")
+    else:
+        check_rid(asked.rid)
     await asyncio.wrap_future(state.client.order("abort", rid=asked.rid, all=asked.abort_all))
     return Response(status_code=200)

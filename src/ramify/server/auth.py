@@ -29,7 +29,8 @@ def require_admin(request: Request, settings: ServerSettings) -> None:
     """The admin key; without one the API key; without any, nobody but this machine."""
     if settings.admin_api_key or settings.api_key:
         given = _bearer(request)
-        if given is not None and settings.admin_api_key and _same(given, settings.api_key or ""):
+        told_apart = settings.admin_api_key and settings.admin_api_key != settings.api_key
+        if given is not None and told_apart and _same(given, settings.api_key or ""):
             raise Forbidden("this route needs the admin key")
         _require(request, [settings.admin_api_key or settings.api_key or ""])
     elif request.client is None or not is_loopback(request.client.host):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ramify.cache.ledger import AHEAD
 from ramify.sampling.state import SamplingState
 from ramify.wire.plan import Grant, LogprobsWanted, Opened
 
@@ -34,7 +35,8 @@ class Slots:
     ) -> None:
         self.page_size = page_size
         self.tokens = torch.zeros((count, context), dtype=torch.int64, device=device)
-        self.tables = torch.zeros((count, -(-context // page_size)), dtype=torch.int32, device=device)
+        width = -(-context // page_size) + AHEAD // page_size  # a lease may have pages it will never need
+        self.tables = torch.zeros((count, width), dtype=torch.int32, device=device)
         self.lengths = torch.zeros((count,), dtype=torch.int64, device=device)
         self.sampling = SamplingState(count, device, eos_ids)
         self.held: dict[int, Held] = {}
