@@ -41,8 +41,6 @@ INSTEAD: dict[str, str] = {
     "max-loras": "Adapters are not in this version. Merge the adapter into the weights first.",
     "grammar-backend": "Structured output is not in this version.",
     "constrained-json": "Structured output is not in this version.",
-    "tool-call-parser": "Tool calls are not parsed in this version; they are in the text.",
-    "reasoning-parser": "Reasoning is not parsed in this version; it is in the text.",
     "is-embedding": "Embedding models are not in this version.",
     "enable-hierarchical-cache": "The cache has one tier in this version.",
     "hicache": "The cache has one tier in this version.",

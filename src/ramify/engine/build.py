@@ -11,6 +11,7 @@ from ramify.core.errors import StartupError
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
 from ramify.text.tokenizer import Tokenizer, load_tokenizer
+from ramify.text.tools.choose import choose_formats
 
 
 def prepare(settings: Settings) -> Resolved:
@@ -26,6 +27,7 @@ def prepare(settings: Settings) -> Resolved:
         locate(tokenizer, weights=False)
     if settings.model.chat_template is not None:
         _must_exist(settings.model.chat_template, "--chat-template")
+    choose_formats(settings.server.tool_call_parser, settings.server.reasoning_parser, None)
     return resolve(settings, model, folder, read_machine())
 
 
