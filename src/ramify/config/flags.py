@@ -17,6 +17,7 @@ NEEDLESS: dict[str, str] = {
     "trust-request-chat-template": "templates in requests are refused either way",
     "disable-outlines-disk-cache": "there is no such cache",
     "disable-custom-all-reduce": "there is one device",
+    "enable-deterministic-inference": "bits do not depend on the batch where `explain` says batch_invariance: yes",
 }
 NEEDLESS_WITH_VALUE: dict[str, str] = {
     "watchdog-timeout": "a step that fails is retried request by request",
@@ -56,7 +57,6 @@ INSTEAD: dict[str, str] = {
     "cuda-graph": "GPUs are not in this version.",
     "enable-torch-compile": "Nothing is compiled at run time.",
     "torch-compile": "Nothing is compiled at run time.",
-    "enable-deterministic-inference": "Seeds are honoured; batch-invariant arithmetic is not in this version.",
     "enable-multimodal": "Text only in this version.",
     "mm": "Text only in this version.",
     "log-requests-target": "Lines about requests go to stderr with the others.",

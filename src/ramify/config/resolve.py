@@ -195,7 +195,8 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
         return note("dtype", SPELLINGS.get(asked, asked), note.asked("dtype"))
     stored = SPELLINGS.get(model.dtype, model.dtype)
     if stored == "bfloat16" and (machine.bf16 or machine.kernels is not None):
-        return note("dtype", stored, "the checkpoint's, and this CPU multiplies it in hardware")
+        how = "multiplies it in hardware" if machine.bf16 else "reads it at half the bytes of float32"
+        return note("dtype", stored, f"the checkpoint's, and this CPU {how}")
     if stored == "float32":
         return note("dtype", stored, "the checkpoint's")
     return note("dtype", "float32", f"the checkpoint is {stored}, which this CPU computes slower than float32")
