@@ -14,8 +14,9 @@ from ramify.ops.attention import AttentionShape, Paged
 from ramify.ops.cpu.compiled import Compiled
 from ramify.ops.cpu.library import instruction_set, load
 from ramify.ops.cpu.paged import PagedAttention
-from ramify.ops.reference import basic, rope
+from ramify.ops.reference import basic, rope, sample
 from ramify.ops.reference.attention import ReferenceAttention
+from ramify.sampling.state import ALL
 
 SETS = ("generic", "avx2", "avx512")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -138,6 +139,33 @@ def test_qkv_rope_store(
     close(ours, reference)
     close(pools[0], pools[2])
     assert torch.equal(pools[1], pools[3])
+
+
+@pytest.mark.parametrize("vocab", [50, 1024, 5000, 151936])
+def test_sample(kernels: Compiled, vocab: int) -> None:
+    """The tokens of the reference, but for random numbers that fall on an edge between two of them."""
+    rows = 16 if vocab > 10000 else 200
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(rows, vocab, generator=generator) * 3
+    logits[::5, ::3] = float("-inf")  # masked
+    random_R = torch.rand(rows, generator=generator, dtype=torch.float64)
+    greedy = torch.zeros(rows, dtype=torch.bool)
+    greedy[::9] = True
+    for temperature, top_k, top_p, min_p in (
+        (1.0, ALL, 1.0, 0.0),
+        (0.3, ALL, 0.9, 0.0),
+        (1.0, 7, 1.0, 0.0),
+        (2.0, ALL, 1.0, 0.05),
+        (1.3, 40, 0.95, 0.01),
+        (1.0, 1, 1.0, 0.0),
+        (5.0, ALL, 0.999, 0.0),
+    ):
+        columns = [torch.full((rows,), v, dtype=torch.float32) for v in (temperature, top_p, min_p)]
+        arguments = (columns[0], torch.full((rows,), top_k), columns[1], columns[2], random_R, greedy)
+        (ours, broken), (reference, _) = kernels.sample(logits, *arguments), sample.sample(logits, *arguments)
+        assert not broken.any()
+        assert (ours != reference).sum() <= max(rows // 50, 1)
+        assert logits.gather(1, ours[:, None]).isfinite().all()
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------

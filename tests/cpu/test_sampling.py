@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from ramify.core.params import SamplingParams
+from ramify.ops.cpu.compiled import compiled_kernels
+from ramify.ops.cpu.library import load
+from ramify.ops.kernels import Kernels
+from ramify.ops.reference.sample import draw
+from ramify.sampling import sampler
 from ramify.sampling.adjust import adjust
 from ramify.sampling.logprobs import score
 from ramify.sampling.rng import philox, uniform
-from ramify.sampling.sampler import draw, sample
+from ramify.sampling.sampler import Sampled
 from ramify.sampling.state import SamplingState, Special
 from ramify.wire.plan import LogprobsWanted
 
@@ -38,6 +43,26 @@ def exact(
         mass += p[token]
     p = np.array([p[t] if t in kept else 0.0 for t in range(len(p))])
     return p / p.sum()
+
+
+class Chosen:
+    """Which kernels the tests of this file draw with."""
+
+    kernels = Kernels()
+
+
+@pytest.fixture(params=["reference", "compiled"], autouse=True)
+def kernels(request: pytest.FixtureRequest) -> None:
+    Chosen.kernels = Kernels()
+    if request.param == "compiled":
+        library = load()
+        if library is None:
+            pytest.skip("the kernels are not compiled in this installation")
+        Chosen.kernels = compiled_kernels(library)
+
+
+def sample(logits: torch.Tensor, state: SamplingState, slots: torch.Tensor, positions: torch.Tensor) -> Sampled:
+    return sampler.sample(logits, state, slots, positions, Chosen.kernels)
 
 
 def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -145,7 +170,7 @@ def test_a_row_does_not_see_its_neighbours(logits: torch.Tensor) -> None:
     for slot in range(8):
         alone = sample(rows[slot : slot + 1].clone(), state, torch.tensor([slot]), positions[slot : slot + 1])
         assert int(alone.tokens_R[0]) == int(together.tokens_R[slot])
-        assert torch.equal(alone.scaled_RV[0], together.scaled_RV[slot])
+        assert torch.equal(alone.scaled(slice(0, 1))[0], together.scaled(slice(slot, slot + 1))[0])
 
 
 def test_nan_and_infinity_are_faults_of_their_row_alone(logits: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, rope
+from ramify.ops.reference import basic, rope, sample
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class Kernels:
     qkv_rope_store(qkv_TE, heads, q_norm_C | None, k_norm_C | None, eps, cos_TR, sin_TR, k_pool_PKSC, v_pool_PKSC,
         write_at_T) -> q_THC: splits the fused projection, normalises q and k per head if asked, rotates them, and
         writes k and v to slot write_at (page x page size + offset) of the pools
+    sample(logits_RV, temperature_R, top_k_R, top_p_R, min_p_R, random_R, greedy_R) -> (tokens_R, broken_R): a token
+        per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
+        keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
     packing: None where weights stay as they come
     """
 
@@ -52,4 +55,5 @@ class Kernels:
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = basic.add_rms_norm
     silu_mul: Callable[[Tensor], Tensor] = basic.silu_mul
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
+    sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
     packing: Packing | None = None

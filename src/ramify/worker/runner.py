@@ -11,6 +11,7 @@ from torch import Tensor
 from ramify.layers.batch import Batch
 from ramify.memory.kv import KVPool
 from ramify.ops.attention import AttentionBackend
+from ramify.ops.kernels import Kernels
 from ramify.sampling.adjust import adjust
 from ramify.sampling.logprobs import BLOCK, join, score
 from ramify.sampling.masks import forbid
@@ -45,8 +46,9 @@ class Forwarded:
 class Runner:
     """Owns the slots and the pool; one thread runs it, in the order of the plans."""
 
-    def __init__(self, model: Model, pool: KVPool, slots: Slots, attention: AttentionBackend) -> None:
+    def __init__(self, model: Model, pool: KVPool, slots: Slots, attention: AttentionBackend, kernels: Kernels) -> None:
         self.model = model
+        self._kernels = kernels
         self.pool = pool
         self.slots = slots
         self.attention = attention
@@ -171,7 +173,7 @@ class Runner:
             forbid(logits_SV, [place[row] for row in masks.rows], masks.words)
         slots_S = torch.tensor([row.slot for _, row, _ in rows])
         positions_S = torch.tensor([position for _, _, position in rows])
-        sampled = sample(logits_SV, self.slots.sampling, slots_S, positions_S)
+        sampled = sample(logits_SV, self.slots.sampling, slots_S, positions_S, self._kernels)
         drawn, broken = sampled.tokens_R.tolist(), sampled.broken_R.tolist()
         self.slots.tokens[slots_S, positions_S] = sampled.tokens_R
         first_of: dict[int, int] = {}
@@ -203,7 +205,7 @@ class Runner:
             if wants is None:
                 continue
             span = slice(first, first + len(tokens[index]))
-            found = score(sampled.scaled_RV[span], sampled.tokens_R[span], wants, rows[first][2])
+            found = score(sampled.scaled(span), sampled.tokens_R[span], wants, rows[first][2])
             prompt = logprobs[index].prompt if index in logprobs else None
             logprobs[index] = RowLogprobs(prompt, found)
 

@@ -139,6 +139,36 @@ class Compiled:
         )
         return q_THC
 
+    # -- tokens to come ------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        logits_RV: Tensor,
+        temperature_R: Tensor,
+        top_k_R: Tensor,
+        top_p_R: Tensor,
+        min_p_R: Tensor,
+        random_R: Tensor,
+        greedy_R: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        logits_RV = logits_RV.contiguous()
+        rows, vocab = logits_RV.shape
+        tokens_R, broken_R = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.bool)
+        self._library.ramify_sample(
+            logits_RV.data_ptr(),
+            temperature_R.data_ptr(),
+            top_p_R.data_ptr(),
+            min_p_R.data_ptr(),
+            top_k_R.data_ptr(),
+            random_R.data_ptr(),
+            greedy_R.data_ptr(),
+            tokens_R.data_ptr(),
+            broken_R.data_ptr(),
+            rows,
+            vocab,
+        )
+        return tokens_R, broken_R
+
 
 def compiled_kernels(library: ctypes.CDLL) -> Kernels:
     made = Compiled(library)
@@ -147,5 +177,6 @@ def compiled_kernels(library: ctypes.CDLL) -> Kernels:
         add_rms_norm=made.add_rms_norm,
         silu_mul=made.silu_mul,
         qkv_rope_store=made.qkv_rope_store,
+        sample=made.sample,
         packing=Packing(made.pack, made.linear, made.embed),
     )

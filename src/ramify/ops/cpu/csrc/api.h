@@ -43,6 +43,19 @@ struct Attention {
     int64_t rows, table_stride, heads, kv_heads, size, page_size;
 };
 
+struct Sampling {
+    const float* logits;  // [rows, vocab]
+    const float* temperature;
+    const float* top_p;
+    const float* min_p;
+    const int64_t* top_k;
+    const double* random;  // in [0, 1)
+    const uint8_t* greedy;
+    int64_t* tokens;
+    uint8_t* broken;
+    int64_t rows, vocab;
+};
+
 struct Table {
     const char* name;
     void (*pack_f32)(const float* weight, int64_t outputs, int64_t inputs, float* packed);
@@ -61,6 +74,7 @@ struct Table {
     void (*qkv_rope_bf16)(const QkvRope&);
     void (*attention_f32)(const Attention&);
     void (*attention_bf16)(const Attention&);
+    void (*sampling)(const Sampling&);
 };
 
 }  // namespace ramify

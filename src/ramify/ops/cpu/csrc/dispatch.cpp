@@ -42,7 +42,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 1; }
+int ramify_version() { return 2; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -102,6 +102,12 @@ void ramify_attention(int bf16, const void* q, const void* k_pool, const void* v
     const Attention a = {q,       k_pool, v_pool, out,          tables, starts,   counts, lengths,
                          scale,   rows,   table_stride, heads,  kv_heads, size,   page_size};
     bf16 ? chosen->attention_bf16(a) : chosen->attention_f32(a);
+}
+
+void ramify_sample(const float* logits, const float* temperature, const float* top_p, const float* min_p,
+                   const int64_t* top_k, const double* random, const uint8_t* greedy, int64_t* tokens, uint8_t* broken,
+                   int64_t rows, int64_t vocab) {
+    chosen->sampling({logits, temperature, top_p, min_p, top_k, random, greedy, tokens, broken, rows, vocab});
 }
 
 }  // extern "C"

@@ -1,4 +1,5 @@
 // All kernels, compiled once for each instruction set: RAMIFY_ISA is its name.
+#include <algorithm>
 #include <cstdlib>
 
 #include "api.h"
@@ -11,6 +12,7 @@ namespace {
 #include "linear.inc"
 #include "rows.inc"
 #include "attention.inc"
+#include "sample.inc"
 }  // namespace
 
 #define TEXT_(x) #x
@@ -32,6 +34,7 @@ const Table table = {
     qkv_rope<uint16_t>,
     attention<float>,
     attention<uint16_t>,
+    sampling,
 };
 
 }  // namespace RAMIFY_ISA

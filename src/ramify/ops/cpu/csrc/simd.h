@@ -57,6 +57,10 @@ inline V operator*(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline V operator/(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline V max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline V min(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }
+// Lanes that are NaN in `a` or were before in `seen`; the others are 0.
+inline V nans(V seen, V a) {
+    return {_mm512_mask_mov_ps(seen.v, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), a.v)};
+}
 inline V round(V a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline V scale2(V a, V n) {  // a * 2^n for whole n in [-126, 127]
     __m512i e = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);
@@ -100,6 +104,7 @@ inline V operator*(V a, V b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline V operator/(V a, V b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline V max(V a, V b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline V min(V a, V b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline V nans(V seen, V a) { return {_mm256_blendv_ps(seen.v, a.v, _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q))}; }
 inline V round(V a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline V scale2(V a, V n) {
     __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23);
@@ -143,6 +148,10 @@ inline V operator/(V a, V b) { return {a.v / b.v}; }
 inline V fma(V a, V b, V c) { return {a.v * b.v + c.v}; }
 inline V max(V a, V b) { return {a.v > b.v ? a.v : b.v}; }
 inline V min(V a, V b) { return {a.v < b.v ? a.v : b.v}; }
+inline V nans(V seen, V a) {
+    for (int i = 0; i < 4; i++) seen.v[i] = a.v[i] != a.v[i] ? a.v[i] : seen.v[i];
+    return seen;
+}
 inline V round(V a) {
     for (int i = 0; i < 4; i++) a.v[i] = __builtin_rintf(a.v[i]);
     return a;
