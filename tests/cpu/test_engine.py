@@ -235,7 +235,7 @@ def _without(logits: torch.Tensor, token: int) -> torch.Tensor:
     return logits
 
 
-def test_a_step_that_raises_hurts_only_its_cause(folder: Path) -> None:
+def test_a_step_that_raises_hurts_only_its_cause(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with make(folder) as engine:
         runner = engine._loop.executor._runner  # type: ignore[attr-defined]
         forward = runner.forward
@@ -262,12 +262,13 @@ def test_a_step_that_raises_hurts_only_its_cause(folder: Path) -> None:
                 outcomes[name] = e
 
         threads = [threading.Thread(target=ask, args=(f"good{n}",), kwargs={"prompt": PROMPT}) for n in range(4)]
-        threads.append(threading.Thread(target=ask, args=("bad",), kwargs={"input_ids": [1, 666, 3]}))
+        threads.append(threading.Thread(target=ask, args=("bad",), kwargs={"input_ids": [1, 666, 3], "rid": "bad"}))
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        assert "cannot compute this" in str(outcomes["bad"])
+        assert str(outcomes["bad"]) == "internal error (request bad)"
+        assert "of requests bad: cannot compute this" in caplog.text
         assert all(outcomes[f"good{n}"] == reference for n in range(4))
 
 
@@ -292,7 +293,7 @@ def test_a_plan_that_cannot_be_applied_corrupts_no_pages(folder: Path, page_size
 
         def poison() -> None:
             while not over.is_set():
-                with pytest.raises(UserError, match="cannot be opened"):
+                with pytest.raises(UserError, match="internal error"):
                     engine.generate(input_ids=[1, 666, 3], sampling_params=FORTY)
 
         def ask(number: int) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grammars import encode, json_schema, library, start, text_of, vocabulary
+from grammars import admitted, encode, json_schema, library, start, text_of, vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramify.core.errors import InternalError, Overloaded
-from ramify.grammar.compiler import Compiled, Compiler, Options
+from ramify.grammar.compiler import STRIKES, Compiled, Compiler, Options
 from ramify.grammar.constraint import NOTE, Constraint, GrammarError, GrammarFault, choice
 from ramify.grammar.constraint import encode as to_wire
 from ramify.grammar.gate import Grammars
@@ -482,24 +482,91 @@ def test_an_automaton_that_is_full_is_renewed(own: Grammars, monkeypatch: pytest
     assert rows[0].notes[NOTE].compiled.generation > 0
 
 
-def test_rows_of_a_grammar_that_is_stuck_end_and_new_ones_get_another(own: Grammars) -> None:
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    made = threading.Event()
+    yield made
+    made.set()
+
+
+def get_stuck(own: Grammars, asked: Any, release: threading.Event) -> None:
+    own._seconds = 0.02
+    break_row(asked, is_shared=False)
+    asked.notes[NOTE].matcher._session.mask = lambda out: release.wait(PATIENCE)
+
+
+def test_a_row_that_is_stuck_ends_alone(own: Grammars, release: threading.Event) -> None:
+    """The others of its grammar pass the gate again, and go on from their tokens in another copy."""
     rows = [request(json_schema({"enum": ["one", "two"]})) for _ in range(3)]
     other = request(json_schema({"enum": ["three", "four"]}))
     for row in (*rows, other):
         admit(own, row)
-    release = threading.Event()
-    own._seconds = 0.05
-    break_row(rows[0], is_shared=False)
-    rows[0].notes[NOTE].matcher._session.mask = lambda out: release.wait(PATIENCE)
-    try:
-        ended = own.look([*rows, other])
-        assert [request for request, _ in ended] == rows
-        assert {finish.code for _, finish in ended} == {"grammar_limit"}
-        again = request(json_schema({"enum": ["one", "two"]}))
-        admit(own, again)
-        assert own.look([again, other]) == []
-    finally:
-        release.set()
+    rows[2].tokens += encode('"t')
+    get_stuck(own, rows[0], release)
+    ((failed, finish),) = own.look([*rows, other])
+    assert failed is rows[0]
+    assert finish.code == "grammar_limit"
+    assert [own.is_lost(row) for row in (rows[1], rows[2], other)] == [True, True, False]
+    assert own.follow(rows[2]) is None
+    for row in rows[1:]:
+        admit(own, row)
+    assert own.look([*rows[1:], other]) == []
+    assert text_of(own.forced(rows[2])) == 'wo"'
+    assert len(admitted(rows[1].notes[NOTE].matcher)) > 0
+    again = request(json_schema({"enum": ["one", "two"]}))
+    admit(own, again)
+    assert again.notes[NOTE].compiled is rows[1].notes[NOTE].compiled
+
+
+def test_what_was_forced_stays_forced_in_another_copy(own: Grammars, release: threading.Event) -> None:
+    """A row in the midst of a forced run goes on with that run, however the rest of it would be spelt by itself."""
+    rows = [request(json_schema({"const": "a sentence that is forced"})) for _ in range(2)]
+    for row in rows:
+        admit(own, row)
+    run = own.forced(rows[1])
+    rows[1].tokens += run[:3]
+    assert own.follow(rows[1]) is None
+    get_stuck(own, rows[0], release)
+    own.look(rows)
+    admit(own, rows[1])
+    assert own.look(rows[1:]) == []
+    assert own.forced(rows[1]) == run[3:]
+
+
+def test_a_grammar_in_which_rows_get_stuck_again_and_again_is_refused(own: Grammars, release: threading.Event) -> None:
+    asked, waiting = (request(json_schema({"enum": ["one", "two"]})) for _ in range(2))
+    for _ in range(STRIKES):
+        asked = request(json_schema({"enum": ["one", "two"]}))
+        admit(own, asked)
+        admit(own, waiting)
+        get_stuck(own, asked, release)
+        own.look([asked])
+        assert own.is_lost(waiting)
+    verdict = own.verdict(waiting, [])
+    assert isinstance(verdict, Refuse)
+    assert verdict.error.status == 400
+    assert isinstance(own.verdict(request(json_schema({"enum": ["one", "two"]})), []), Refuse)
+
+
+def test_rows_are_asked_about_together_and_only_where_something_is_to_be_found_out(own: Grammars) -> None:
+    rows = [request(json_schema({"enum": ["one", "two", n]})) for n in range(3)]
+    for row in rows:
+        admit(own, row)
+    asked: list[int] = []
+    run = own._worker.run
+
+    def counted(jobs: Any, *more: Any) -> Any:
+        asked.append(len(jobs))
+        return run(jobs, *more)
+
+    own._worker.run = counted  # type: ignore[method-assign]
+    assert own.look(rows) == []  # the compiler has looked at the beginning
+    for row in rows[:2]:
+        row.tokens += encode('"')
+        assert own.follow(row) is None
+    assert own.look(rows) == []
+    assert own.look(rows) == []
+    assert asked == [2]
 
 
 def test_forcing_megabytes_ends_that_row() -> None:

@@ -38,7 +38,7 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     executor = make_executor(resolved, progress)
     schedule = resolved.settings.schedule
     meter, sessions = EngineMeter(resolved), Sessions()
-    guides = make_guides(resolved)
+    guides = make_guides(resolved, channel)
     scheduler = Scheduler(
         Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache),
         StepBudget(resolved.chunk, resolved.rows),
@@ -60,8 +60,8 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
 
 
-def make_guides(resolved: Resolved) -> GrammarGuides:
-    """Grammars, whose library and vocabulary are loaded when the first request wants one."""
+def make_guides(resolved: Resolved, channel: EngineEnd) -> GrammarGuides:
+    """Grammars, whose library and vocabulary are loaded when the first request wants one, or `warm` is called."""
 
     def vocabulary() -> Vocabulary:
         tokenizer = load_model_tokenizer(resolved)
@@ -69,7 +69,7 @@ def make_guides(resolved: Resolved) -> GrammarGuides:
             raise BadRequest("structured output needs a tokenizer, and this server has none")
         return vocabulary_of(tokenizer, resolved.model.vocab, resolved.model.eos_ids)
 
-    return GrammarGuides(Grammars(Compiler(vocabulary)), resolved.model.vocab)
+    return GrammarGuides(Grammars(Compiler(vocabulary, tell=channel.wake)), resolved.model.vocab)
 
 
 def make_executor(resolved: Resolved, progress: Progress | None = None) -> ThreadExecutor | NullExecutor:

@@ -107,8 +107,7 @@ class Engine:
         except Exception:
             log.exception("the engine's loop failed")
         finally:
-            self._loop.executor.close()
-            self._loop.channel.close()
+            self._loop.close()
 
     # -- generating --------------------------------------------------------------------------------------------------
 
