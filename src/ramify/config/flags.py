@@ -39,8 +39,7 @@ INSTEAD: dict[str, str] = {
     "lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "max-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "max-loras": "Adapters are not in this version. Merge the adapter into the weights first.",
-    "grammar-backend": "Structured output is not in this version.",
-    "constrained-json": "Structured output is not in this version.",
+    "constrained-json-max-whitespace-cnt": "--constrained-json-whitespace-pattern bounds white space: '[ ]{0,8}'.",
     "tool-call-parser": "Tool calls are not parsed in this version; they are in the text.",
     "reasoning-parser": "Reasoning is not parsed in this version; it is in the text.",
     "is-embedding": "Embedding models are not in this version.",
@@ -91,6 +90,12 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
     "load_format": {
         **dict.fromkeys(("pt", "npcache", "gguf", "bitsandbytes", "mistral"), "Weights come from safetensors."),
         "sharded_state": "Weights come from safetensors, in as many files as there are: leave --load-format out.",
+    },
+    "grammar_backend": {
+        "xgrammar": "It takes schemas it does not enforce, imports torch and transformers, and its compilation cannot "
+        "be bounded: see docs/decisions/008-guides.md. Leave --grammar-backend out.",
+        "outlines": "Leave --grammar-backend out: llguidance takes the same requests.",
+        "none": "Structured output costs nothing where nobody asks for it: leave --grammar-backend out.",
     },
     "log_level": {"warn": "Say warning.", "fatal": "Say critical.", "trace": "Say debug."},
 }
