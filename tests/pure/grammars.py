@@ -20,7 +20,7 @@ from ramify.grammar.translate import translate
 from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
 from ramify.text.tokenizer import Tokenizer, load_tokenizer
 
-SHORT = Style(strings=16, items=2, closed=True)  # random walks come to an end
+SHORT = Style(strings=16, items=2, digits=6, closed=True)  # random walks come to an end
 
 
 @cache

@@ -187,6 +187,8 @@ class Compiler:
         entry.afresh = partial(tools.compile, source.lark, prelude)
         entry.beginning = entry.afresh()
         entry.warnings = entry.beginning.warnings
+        if entry.warnings:
+            log.warning("a %s that is not strict holds in part: %s", constraint.kind, "; ".join(entry.warnings)[:500])
         return True
 
     def _get_tools(self) -> _Tools:
