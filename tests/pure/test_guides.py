@@ -16,7 +16,7 @@ from ramify.core.finish import Finish
 from ramify.schedule.guide import FREE, Allowed, Guide, Guided
 from ramify.schedule.request import Request
 from ramify.wire.masks import Masks
-from ramify.wire.messages import Abort, Submit
+from ramify.wire.messages import Abort, Submit, ToEngine
 from ramify.worker.fake import next_token
 
 
@@ -171,6 +171,26 @@ def test_what_cannot_be_asked_is_refused() -> None:
     finish = world.outcomes["bad"].finish
     assert finish is not None
     assert finish.status == 400
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_request_that_sits_out_a_plan_does_not_let_the_loop_sleep(depth: int) -> None:
+    world = World(depth=depth, guides=Toys())
+    asked: list[float | None] = []
+    take = world.engine_end.take
+
+    def awake(timeout: float | None) -> list[ToEngine]:
+        asked.append(timeout)
+        return take(0)
+
+    world.engine_end.take = awake  # type: ignore[method-assign]
+    world.send(submit("r", [1, 2, 3], 200, notes={"toy": b"120"}))
+    world.loop.step()
+    asked.clear()
+    while not world.scheduler.is_idle:
+        world.loop.step()
+    assert asked
+    assert set(asked) == {0}
 
 
 def test_prompts_ahead_do_not_starve_what_is_forced() -> None:

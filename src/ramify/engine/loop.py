@@ -126,7 +126,7 @@ class Loop:
         self.paused = False
         self._control = control or NoController()
         self._meter = meter or NoMeter()
-        self._stuck = True  # the last step had nothing to do
+        self._stuck = True  # the last step planned nothing and learned nothing
         self._checked = True  # the books were proved since the engine was last busy
 
     def run(self) -> None:
@@ -154,6 +154,7 @@ class Loop:
         self.take_messages()
         plan = None if self.paused else self.scheduler.plan()
         self.reply(self.scheduler.take_news())
+        self._stuck = not plan and not self.flying
         if plan:
             self.launch(plan)
         if len(self.flying) > max(self.depth, 1) or not plan:
@@ -162,7 +163,6 @@ class Loop:
         if self.depth == 0:
             self.settle()
         self._control.tick(self)
-        self._stuck = not plan and not self.flying
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
