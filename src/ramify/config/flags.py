@@ -92,8 +92,8 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
         "sharded_state": "Weights come from safetensors, in as many files as there are: leave --load-format out.",
     },
     "grammar_backend": {
-        "xgrammar": "It takes schemas it does not enforce, imports torch and transformers, and its compilation cannot "
-        "be bounded: see docs/decisions/008-guides.md. Leave --grammar-backend out.",
+        "xgrammar": "It accepts schemas that it does not enforce and has no limit on its work, as docs/LOG.md measured. "
+        "Leave --grammar-backend out: llguidance takes the same requests.",
         "outlines": "Leave --grammar-backend out: llguidance takes the same requests.",
         "none": "Structured output costs nothing where nobody asks for it: leave --grammar-backend out.",
     },
