@@ -92,7 +92,7 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
         "sharded_state": "Weights come from safetensors, in as many files as there are: leave --load-format out.",
     },
     "grammar_backend": {
-        "xgrammar": "It accepts schemas that it does not enforce and has no limit on its work, as docs/LOG.md measured. "
+        "xgrammar": "It accepts schemas that it does not enforce and has no limit on its work: see docs/LOG.md. "
         "Leave --grammar-backend out: llguidance takes the same requests.",
         "outlines": "Leave --grammar-backend out: llguidance takes the same requests.",
         "none": "Structured output costs nothing where nobody asks for it: leave --grammar-backend out.",
