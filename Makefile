@@ -8,7 +8,7 @@ install: .venv/installed
 dev: .venv/installed-dev
 
 # torch comes first and by its exact version: an open range may pull gigabytes of CUDA packages on a CPU machine.
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml CMakeLists.txt $(wildcard src/ramify/ops/cpu/csrc/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0

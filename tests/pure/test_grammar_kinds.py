@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from grammars import accepts, ends, json_schema, start, text_of, tokenizer, vocabulary
+from grammars import accepts, json_schema, start, tokenizer, vocabulary
 
 from ramify.core.errors import UserError
 from ramify.grammar.constraint import (
@@ -14,12 +14,10 @@ from ramify.grammar.constraint import (
     MAX_SOURCE,
     Constraint,
     GrammarError,
-    Tag,
     choice,
     decode,
     from_response_format,
     from_sampling,
-    tool_calls,
 )
 from ramify.grammar.constraint import (
     encode as to_wire,
@@ -94,45 +92,6 @@ def test_texts(constraint: Constraint, good: list[str], bad: list[str]) -> None:
 def test_a_regular_stretch_is_one_terminal() -> None:
     """The lexer never gives back what it has taken: two terminals in a row would take the "x" for the first."""
     assert accepts(start(ebnf('root ::= "(" root ")" | word "x"\nword ::= [a-z]+')), "(abx)")
-
-
-CALLS = [
-    Tag('<tool_call>\n{"name": "a", "arguments": ', PERSON, "}\n</tool_call>"),
-    Tag('<tool_call>\n{"name": "b", "arguments": ', None, "}\n</tool_call>"),
-]
-CALL_A = '<tool_call>\n{"name": "a", "arguments": {"name": "x", "age": 1}}\n</tool_call>'
-CALL_B = '<tool_call>\n{"name": "b", "arguments": {"q": []}}\n</tool_call>'
-
-
-def test_calls_of_tools_in_free_text() -> None:
-    matcher = start(tool_calls(CALLS, ["<tool_call>"], required=False))
-    for text in ("", "Hello, 1 < 2.", CALL_A, f"I look. {CALL_B} And {CALL_A}\nwell"):
-        assert accepts(matcher, text), text
-    for text in ("<tool_call>", CALL_A[:-1], CALL_A.replace('"a"', '"c"'), CALL_A.replace("1", '"1"')):
-        assert not accepts(matcher, text), text
-
-
-def test_one_call_in_free_text() -> None:
-    matcher = start(tool_calls(CALLS, ["<tool_call>"], required=False, parallel=False))
-    assert accepts(matcher, "no call")
-    assert accepts(matcher, f"so: {CALL_A}")
-    assert not accepts(matcher, f"{CALL_A}\n{CALL_B}")
-
-
-def test_required_calls() -> None:
-    matcher = start(tool_calls(CALLS, required=True))
-    assert text_of(matcher.forced()) == '<tool_call>\n{"name": "'
-    assert accepts(matcher, CALL_A)
-    assert accepts(matcher, f"{CALL_A}\n{CALL_B}")
-    for text in ("", "Hello", f"Hello {CALL_A}", f"{CALL_A}\n"):
-        assert not accepts(matcher, text), text
-
-
-def test_the_named_call_begins_at_once_and_is_the_only_one() -> None:
-    matcher = start(tool_calls(CALLS[:1], required=True, parallel=False), FIXED)
-    assert text_of(matcher.forced()).startswith('<tool_call>\n{"name": "a", "arguments": {"name":')
-    assert not accepts(matcher, f"{CALL_A}\n{CALL_A}")
-    assert ends(start(tool_calls(CALLS[:1], required=True, parallel=False)), CALL_A)
 
 
 LEGACY = {

@@ -14,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets import shared
-from ramify.grammar.constraint import Constraint, GrammarFault, Tag, choice, tool_calls
+from ramify.grammar import calls
+from ramify.grammar.calls import Callable, only_calls
+from ramify.grammar.constraint import Constraint, GrammarFault, choice
 from ramify.grammar.matcher import Matcher
 from ramify.grammar.prelude import Prelude
 from ramify.grammar.style import FIXED, FLEXIBLE, Style
 from ramify.grammar.vocabulary import Vocabulary, specials_of, vocabulary_of
 from ramify.text.tokenizer import load_tokenizer
+from ramify.text.tools.registry import TOOL_FORMATS
 
 EOS = tokenizer().backend.token_to_id("<|im_end|>")
 THINK_END = tokenizer().backend.token_to_id("</think>")
@@ -38,7 +41,7 @@ WEATHER = {
     "required": ["location_of_the_station", "unit", "measurement"],
     "additionalProperties": False,
 }
-CALL = Tag('<tool_call>\n{"name": "weather", "arguments": ', WEATHER, "}\n</tool_call>")
+CALL = only_calls(TOOL_FORMATS["hermes"], [Callable("weather", WEATHER)], parallel=False)
 CONSTRAINTS = [
     json_schema(WEATHER),
     json_schema({"type": "array", "items": {"enum": ["north", "north-east", "south"]}, "minItems": 2}),
@@ -46,7 +49,7 @@ CONSTRAINTS = [
     Constraint("regex", r"(GET|POST) /[a-z]{1,8}/\d{2} HTTP/1\.1"),
     Constraint("ebnf", 'root ::= "{" (pair ("," pair)*)? "}"\npair ::= "key" [0-9] ": " (root | "none")'),
     choice(["yes", "no", "yesterday evening", "nowhere"]),
-    tool_calls([CALL], required=True, parallel=False),
+    calls.constraint(CALL, strict=True),
 ]
 
 LEAVES: list[dict[str, Any]] = [

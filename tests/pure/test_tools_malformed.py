@@ -182,6 +182,25 @@ def test_numbers_have_a_limit() -> None:
         assert len(calls_of(feed(parser("hermes"), list(text)))) == calls
 
 
+@formats
+@pytest.mark.parametrize("word", ["qzx", "}qzx", "'qzx", "<qzx"])
+def test_a_stream_loses_no_word(name: str, word: str) -> None:
+    """Put anywhere into a call, a word is in the content, a name or the arguments, whatever becomes of the call."""
+    if name in ("mirothinker", "cohere_command4"):
+        pytest.skip("a part of its calls, the server's name or a number, is of no consequence")
+    text = WRITTEN[name]
+    for place in range(len(text) + 1):
+        broken = text[:place] + word + text[place:]
+        for size in (1, len(broken)):
+            events = feed(parser(name), [broken[at : at + size] for at in range(0, len(broken), size)])
+            said = content_of(events) + "".join(
+                event.json if isinstance(event, CallArguments) else event.name + event.id
+                for event in events
+                if isinstance(event, CallArguments | CallStart)
+            )
+            assert "qzx" in said, broken
+
+
 def test_events_before_the_end_stay_in_order() -> None:
     """A parser that is never finished has said a beginning of what it would have."""
     text = WRITTEN["hermes"].replace(QUERY, '{"query": "a')

@@ -210,7 +210,7 @@ def test_chat_without_a_limit_goes_to_the_end(client: OpenAI) -> None:
         ({"max_tokens": 100000}, openai.BadRequestError, "maximum context length"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"stop": ["x"] * 100}, openai.BadRequestError, "stop"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools needs"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "function"),
         ({"response_format": {"type": "jsonish"}}, openai.BadRequestError, "response_format"),
         ({"messages": [{"role": "user", "content": "x " * 2000}]}, openai.BadRequestError, "longer than"),
         ({"top_logprobs": 3}, openai.BadRequestError, "logprobs"),

@@ -16,6 +16,7 @@ from ramify.cli.line import describe, take
 from ramify.config.machine import Machine, read_machine
 from ramify.config.source import bundled_model
 from ramify.core.errors import RamifyError, UsageError
+from ramify.ops.cpu.library import instruction_set
 
 GIB = 1 << 30
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "starlette", "uvicorn", "msgspec")
@@ -66,12 +67,21 @@ def _machine(machine: Machine) -> Iterator[Finding]:
     yield Finding("ok", "processor", f"{machine.name}, {machine.cores} cores for this process")
     enough = machine.memory > 2 * GIB
     yield Finding("ok" if enough else "note", "memory", f"{machine.memory / GIB:.1f} GiB available")
-    if machine.bf16:
-        yield Finding("ok", "bfloat16", "multiplied in hardware")
+    kernels = instruction_set()
+    if kernels is not None:
+        yield Finding("ok", "kernels", f"compiled, and use {kernels}")
+    else:
+        compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+        remedy = "install ramify again" if compiler else "install a C++ compiler, then ramify again"
+        yield Finding(
+            "note", "kernels", f"not compiled: torch computes, slower and with bits that depend on the batch; {remedy}"
+        )
+    if machine.bf16 or kernels is not None:
+        yield Finding(
+            "ok", "bfloat16", "multiplied in hardware" if machine.bf16 else "read as it is, multiplied in float32"
+        )
     else:
         yield Finding("note", "bfloat16", "not multiplied in hardware: bf16 checkpoints are computed in float32")
-    compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    yield Finding("ok", "compiler", f"{compiler or 'none'}; this version needs none")
 
 
 def _packages() -> Iterator[Finding]:

@@ -17,6 +17,7 @@ NEEDLESS: dict[str, str] = {
     "trust-request-chat-template": "templates in requests are refused either way",
     "disable-outlines-disk-cache": "there is no such cache",
     "disable-custom-all-reduce": "there is one device",
+    "enable-deterministic-inference": "bits do not depend on the batch where `explain` says batch_invariance: yes",
 }
 NEEDLESS_WITH_VALUE: dict[str, str] = {
     "watchdog-timeout": "a step that fails is retried request by request",
@@ -40,8 +41,6 @@ INSTEAD: dict[str, str] = {
     "max-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "max-loras": "Adapters are not in this version. Merge the adapter into the weights first.",
     "constrained-json-max-whitespace-cnt": "--constrained-json-whitespace-pattern bounds white space: '[ ]{0,8}'.",
-    "tool-call-parser": "Tool calls are not parsed in this version; they are in the text.",
-    "reasoning-parser": "Reasoning is not parsed in this version; it is in the text.",
     "is-embedding": "Embedding models are not in this version.",
     "enable-hierarchical-cache": "The cache has one tier in this version.",
     "hicache": "The cache has one tier in this version.",
@@ -57,7 +56,6 @@ INSTEAD: dict[str, str] = {
     "cuda-graph": "GPUs are not in this version.",
     "enable-torch-compile": "Nothing is compiled at run time.",
     "torch-compile": "Nothing is compiled at run time.",
-    "enable-deterministic-inference": "Seeds are honoured; batch-invariant arithmetic is not in this version.",
     "enable-multimodal": "Text only in this version.",
     "mm": "Text only in this version.",
     "log-requests-target": "Lines about requests go to stderr with the others.",

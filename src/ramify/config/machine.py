@@ -14,12 +14,16 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Machine:
-    """`memory` is what is available now, in bytes, within the control group; `cores` may be used at once."""
+    """`memory` is what is available now, in bytes, within the control group; `cores` may be used at once.
+
+    `kernels` is the instruction set that the compiled kernels use here, None where the installation has none.
+    """
 
     memory: int
     cores: int
     bf16: bool  # multiplies bfloat16 in hardware
     name: str = "CPU"
+    kernels: str | None = None
 
 
 def read_machine() -> Machine:

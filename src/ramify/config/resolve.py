@@ -23,6 +23,8 @@ PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB = 1 << 30
 ON_CPU = "default on a CPU"
+COMPILED = ("float32", "bfloat16")  # types that the compiled kernels compute in
+HEAD, MOST_HEADS = 16, 16  # head sizes they take are multiples of it; query heads of a key-value head, at most
 SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings
 
 
@@ -129,9 +131,9 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         chunk=chunk,
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
-        attention=_attention(settings, note),
+        attention=_attention(settings, model, machine, dtype, note),
         memory=memory,
-        decisions=(*note.made, *_taken_as_asked(settings, note), *_named_breaches()),
+        decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
 
 
@@ -192,8 +194,9 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
     if asked != "auto":
         return note("dtype", SPELLINGS.get(asked, asked), note.asked("dtype"))
     stored = SPELLINGS.get(model.dtype, model.dtype)
-    if stored == "bfloat16" and machine.bf16:
-        return note("dtype", stored, "the checkpoint's, and this CPU multiplies it in hardware")
+    if stored == "bfloat16" and (machine.bf16 or machine.kernels is not None):
+        how = "multiplies it in hardware" if machine.bf16 else "reads it at half the bytes of float32"
+        return note("dtype", stored, f"the checkpoint's, and this CPU {how}")
     if stored == "float32":
         return note("dtype", stored, "the checkpoint's")
     return note("dtype", "float32", f"the checkpoint is {stored}, which this CPU computes slower than float32")
@@ -234,11 +237,32 @@ def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
     return note("threads", machine.cores, "all cores that this process may use")
 
 
-def _attention(settings: Settings, note: _Notes) -> str:
+def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
+    compiled = machine.kernels is not None and dtype in COMPILED
     asked = settings.model.attention_backend
     if asked != "auto":
-        return note("attention_backend", asked, note.asked("attention_backend"))
-    return note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
+        chosen = note("attention_backend", asked, note.asked("attention_backend"))
+    elif compiled and model.head_dim % HEAD == 0 and model.heads // model.kv_heads <= MOST_HEADS:
+        chosen = note("attention_backend", "cpu", f"compiled kernels ({machine.kernels}) that walk the pages")
+    else:
+        chosen = note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
+    _invariance(compiled, machine, chosen, note)
+    return chosen
+
+
+def _invariance(compiled: bool, machine: Machine, attention: str, note: _Notes) -> None:
+    """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
+    linear = f"compiled kernels ({machine.kernels}) over packed weights" if compiled else "torch, weights as they come"
+    note("linear_backend", "packed" if compiled else "torch", linear)
+    if compiled and attention == "cpu":
+        note("batch_invariance", "yes", "every sum has one order, whatever else is in the step")
+        return
+    which = [name for name, yes in (("linears", not compiled), ("attention", attention != "cpu")) if yes]
+    note(
+        "batch_invariance",
+        "no",
+        f"{' and '.join(which)} are torch's here, whose rounding depends on what else is in the step",
+    )
 
 
 def _plan_memory(
@@ -291,17 +315,6 @@ def _activations(model: ModelConfig, tokens: int, rows: int, element: int) -> in
     """A generous peak of one step: a few copies of the widest layer for every token, and logits for every row."""
     widest = max(2 * model.mlp, (model.heads + 2 * model.kv_heads) * model.head_dim)
     return tokens * (widest + 4 * model.hidden) * element * 2 + (rows + 256) * model.vocab * 4 * 3
-
-
-def _named_breaches() -> tuple[Decision, ...]:
-    """Where the numbers of a request still depend on more than the request; see docs/decisions."""
-    return (
-        Decision(
-            "batch_invariance",
-            "not yet",
-            "linears use torch's GEMM, whose rounding depends on the number of rows in the step",
-        ),
-    )
 
 
 def _gib(size: int) -> str:

@@ -67,7 +67,7 @@ class ModelSettings:
     threads: int | None = setting(
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
     )
-    attention_backend: Literal["auto", "torch_native", "reference"] = setting("auto", "Who computes attention.")
+    attention_backend: Literal["auto", "cpu", "torch_native", "reference"] = setting("auto", "Who computes attention.")
     random_seed: int = setting(0, "Seed of dummy weights and of the policy `random`.", within=Range(0, 2**63 - 1))
     weight_version: str = setting("default", "A label for these weights, shown in answers.")
 
@@ -144,6 +144,12 @@ class ServerSettings:
         1, "Tokens per chunk of a stream; the first always comes at once.", within=Range(1, MANY)
     )
     incremental_streaming_output: bool = setting(False, "/generate streams what is new instead of everything so far.")
+    tool_call_parser: str = setting(
+        "auto", "How the model writes tool calls (hermes, llama3, ...). auto: by its chat template. none: as text."
+    )
+    reasoning_parser: str = setting(
+        "auto", "How the model writes reasoning (deepseek-r1, qwen3, ...). auto: by its chat template. none: as text."
+    )
     enable_cache_report: bool = setting(False, "Report cached tokens in the usage of OpenAI routes.")
     max_body_mib: int = setting(32, "Largest request body in MiB.", within=Range(1, 4096))
     keep_alive_interval: float = setting(

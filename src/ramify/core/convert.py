@@ -34,6 +34,7 @@ def named(error: msgspec.ValidationError, where: str = "") -> BadRequest:
     if "required field `" in text:
         key = text.split("required field `")[1].rstrip("`")
         field = f"{field}.{key}" if field else key
-        return BadRequest(f"{field} is required", param=field, code="missing_required_parameter")
+        whole = f"{where}.{field}" if where else field
+        return BadRequest(f"{whole} is required", param=whole, code="missing_required_parameter")
     prefix = ".".join(part for part in (where, field) if part)
     return BadRequest(f"{prefix}: {text}" if prefix else text, param=field or where or None)

@@ -62,6 +62,7 @@ class Ask:
     """One prompt, already tokenized, and `params.n` choices of what follows it.
 
     `to_the_end`: without `max_new_tokens` go on to the end of the context instead of stopping at `usual` (chat does).
+    `marks` are special tokens that stay in the text, because whoever reads it needs them.
     `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set.
     """
 
@@ -79,6 +80,7 @@ class Ask:
     salt: str = ""
     arrived: float = 0.0
     notes: Mapping[str, bytes] = field(default_factory=dict)
+    marks: frozenset[int] = frozenset()
     turn: Turn | None = None
 
 

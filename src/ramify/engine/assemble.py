@@ -103,20 +103,22 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     from ramify.models.load import build_model, dummy_weights, load_weights
     from ramify.ops.attention import AttentionShape
     from ramify.ops.platform import make_platform
+    from ramify.quant.packed import Packed
     from ramify.quant.scheme import Plain
     from ramify.worker.executor import ThreadExecutor
     from ramify.worker.runner import Runner
     from ramify.worker.slots import Slots
 
     model, settings = resolved.model, resolved.settings.model
-    platform = make_platform(resolved.device, resolved.threads)
+    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
     dtype = getattr(torch, resolved.dtype)
     shape = AttentionShape(
         model.heads, model.kv_heads, model.head_dim, resolved.page_size, resolved.dtype, resolved.device
     )
     attention = platform.attention(resolved.attention, shape)
     platform.prepare_thread()
-    built = build_model(Build(platform.kernels, attention, Plain(), dtype, platform.device), model)
+    scheme = Packed() if platform.kernels.packing is not None else Plain()
+    built = build_model(Build(platform.kernels, attention, scheme, dtype, platform.device), model)
     if settings.load_format == "dummy":
         dummy_weights(built, settings.random_seed)
     else:

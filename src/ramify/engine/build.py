@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ramify.config.machine import read_machine
 from ramify.config.model import read_config
 from ramify.config.resolve import Resolved, resolve
@@ -10,7 +12,9 @@ from ramify.config.source import locate
 from ramify.core.errors import StartupError
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
+from ramify.ops.cpu.library import instruction_set
 from ramify.text.tokenizer import Tokenizer, load_tokenizer
+from ramify.text.tools.choose import choose_formats
 
 
 def prepare(settings: Settings) -> Resolved:
@@ -26,7 +30,8 @@ def prepare(settings: Settings) -> Resolved:
         locate(tokenizer, weights=False)
     if settings.model.chat_template is not None:
         _must_exist(settings.model.chat_template, "--chat-template")
-    return resolve(settings, model, folder, read_machine())
+    choose_formats(settings.server.tool_call_parser, settings.server.reasoning_parser, None)
+    return resolve(settings, model, folder, replace(read_machine(), kernels=instruction_set()))
 
 
 def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:

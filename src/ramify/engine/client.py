@@ -93,7 +93,7 @@ class Client:
             if ask.params.has_text_stops:
                 raise BadRequest("stop strings and stop regexes need a tokenizer", param="stop")
             return None
-        return TextStream(ask.params, self.tokenizer.detokenizer(ask.params.skip_special_tokens, ask.tokens))
+        return TextStream(ask.params, self.tokenizer.detokenizer(ask.params.skip_special_tokens, ask.tokens, ask.marks))
 
     def abort(self, generation: Generation) -> None:
         """Its caller has lost interest: nothing more is delivered."""

@@ -24,13 +24,13 @@ def of_sampling(raw: Mapping[str, Any] | None) -> tuple[dict[str, Any], Notes]:
     return given, note_of(constraint)
 
 
-def of_request(response_format: Mapping[str, Any] | None, native: Mapping[str, Any]) -> Notes:
+def of_request(response_format: Mapping[str, Any] | None, native: Mapping[str, Any]) -> Constraint | None:
     """OpenAI's `response_format`, or one of the native fields; not both."""
     constraint = from_response_format(response_format) if response_format is not None else None
     extra = from_sampling(native)
     if constraint is not None and extra is not None:
         raise BadRequest(f"response_format does not go with {extra.kind}", param="response_format")
-    return note_of(constraint or extra)
+    return constraint or extra
 
 
 def note_of(constraint: Constraint | None) -> Notes:

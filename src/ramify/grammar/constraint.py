@@ -116,38 +116,6 @@ def choice(options: Sequence[str]) -> Constraint:
     return Constraint("choice", dump(list(options), "choice"))
 
 
-class Tag(msgspec.Struct, frozen=True):
-    """A tool call as a model writes it: `begin`, then JSON by `schema` (a JSON schema, None for any object), `end`."""
-
-    begin: str
-    schema: dict[str, Any] | bool | None
-    end: str
-
-
-def tool_calls(
-    tags: Sequence[Tag], triggers: Sequence[str] = (), *, required: bool, parallel: bool = True, separator: str = "\n"
-) -> Constraint:
-    """Calls of tools. Where one is `required` (also: the named one, as the only tag) the output is calls and nothing
-    else; otherwise free text in which a trigger, with which each tag begins, opens a call. One call only unless
-    `parallel`.
-    """
-    listed = [
-        {
-            "type": "tag",
-            "begin": tag.begin,
-            "content": {"type": "json_schema", "json_schema": {"type": "object"} if tag.schema is None else tag.schema},
-            "end": tag.end,
-        }
-        for tag in tags
-    ]
-    layout: dict[str, Any] = {"tags": listed, "stop_after_first": not parallel, "at_least_one": required}
-    if required:
-        layout |= {"type": "tags_with_separator", "separator": separator}
-    else:
-        layout |= {"type": "triggered_tags", "triggers": list(triggers)}
-    return Constraint("structural_tag", dump({"type": "structural_tag", "format": layout}, "tools"))
-
-
 def dump(value: Any, param: str) -> str:
     """JSON text of what a request held; raises `GrammarError` where it has none (lone surrogates, infinities)."""
     try:

@@ -10,35 +10,40 @@ from ramify.layers.loadable import Loadable
 WHOLE = "all"  # the one part of a weight that is not fused
 
 
-class Linear(Loadable):
-    """y = x W' + b. `parts` names fused projections with their output sizes: `{"q": 512, "k": 128, "v": 128}`."""
+class Weighted(Loadable):
+    """A weight that is stored as the scheme of the build has it."""
 
-    def __init__(self, build: Build, inputs: int, parts: int | dict[str, int], bias: bool = False) -> None:
+    def __init__(self, build: Build, inputs: int, parts: dict[str, int], bias: bool) -> None:
         super().__init__()
         self._kernels, self._scheme = build.kernels, build.scheme
-        sizes = {WHOLE: parts} if isinstance(parts, int) else parts
-        self._scheme.create(self, inputs, sizes, bias, build.dtype, build.device)
+        self._scheme.create(self, inputs, parts, bias, build.dtype, build.device)
 
     def loaded(self) -> None:
         """All tensors are in: let the scheme pack them, if it does."""
-        self._scheme.loaded(self)
+        self._scheme.loaded(self, self._kernels)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
+    def multiply(self, x_TD: Tensor) -> Tensor:
         return self._scheme.apply(self, x_TD, self._kernels)
 
 
-class Embedding(Loadable):
+class Linear(Weighted):
+    """y = x W' + b. `parts` names fused projections with their output sizes: `{"q": 512, "k": 128, "v": 128}`."""
+
+    def __init__(self, build: Build, inputs: int, parts: int | dict[str, int], bias: bool = False) -> None:
+        super().__init__(build, inputs, {WHOLE: parts} if isinstance(parts, int) else parts, bias)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.multiply(x_TD)
+
+
+class Embedding(Weighted):
     """Rows of a table by token id; `head` multiplies by the same table where input and output embedding are tied."""
 
-    weight: Tensor
-
     def __init__(self, build: Build, vocab: int, hidden: int) -> None:
-        super().__init__()
-        self._kernels = build.kernels
-        self.declare("weight", (vocab, hidden), {WHOLE: vocab}, build.dtype, build.device)
+        super().__init__(build, hidden, {WHOLE: vocab}, bias=False)
 
     def forward(self, tokens_T: Tensor) -> Tensor:
-        return self._kernels.embed(tokens_T, self.weight)
+        return self._scheme.rows(self, tokens_T, self._kernels)
 
     def head(self, x_TD: Tensor) -> Tensor:
-        return self._kernels.linear(x_TD, self.weight, None)
+        return self.multiply(x_TD)

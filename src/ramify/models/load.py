@@ -14,7 +14,7 @@ from torch import nn
 from ramify.config.model import ModelConfig
 from ramify.core.errors import StartupError
 from ramify.layers.build import Build
-from ramify.layers.linear import Linear
+from ramify.layers.linear import Weighted
 from ramify.layers.loadable import Loadable
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
@@ -56,7 +56,7 @@ def _finish(model: nn.Module) -> None:
     if missing:
         raise StartupError(f"nothing was loaded into {', '.join(missing[:5])} ({len(missing)} weights)")
     for layer in model.modules():
-        if isinstance(layer, Linear):
+        if isinstance(layer, Weighted):
             layer.loaded()
 
 
@@ -66,7 +66,7 @@ def dummy_weights(model: nn.Module, seed: int = 0) -> None:
         generator = torch.Generator(parameter.device).manual_seed(seed + _stable(path))
         fill(path, parameter, generator)
     for layer in model.modules():
-        if isinstance(layer, Linear):
+        if isinstance(layer, Weighted):
             layer.loaded()
 
 

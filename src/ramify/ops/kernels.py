@@ -18,6 +18,20 @@ from ramify.ops.reference import basic, rope
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Linears over weights in an order of the platform's own.
+
+    pack(weight_ED) -> packed, one dimension
+    linear(x_TD, packed, E, bias_E | None) -> y_TE
+    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number
+    """
+
+    pack: Callable[[Tensor], Tensor]
+    linear: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
+    embed: Callable[[Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
 class Kernels:
     """One function per op.
 
@@ -29,6 +43,7 @@ class Kernels:
     qkv_rope_store(qkv_TE, heads, q_norm_C | None, k_norm_C | None, eps, cos_TR, sin_TR, k_pool_PKSC, v_pool_PKSC,
         write_at_T) -> q_THC: splits the fused projection, normalises q and k per head if asked, rotates them, and
         writes k and v to slot write_at (page x page size + offset) of the pools
+    packing: None where weights stay as they come
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
@@ -37,3 +52,4 @@ class Kernels:
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = basic.add_rms_norm
     silu_mul: Callable[[Tensor], Tensor] = basic.silu_mul
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
+    packing: Packing | None = None

@@ -10,6 +10,9 @@ import torch
 
 from ramify.core.errors import StartupError
 from ramify.ops.attention import AttentionBackend, AttentionShape
+from ramify.ops.cpu import library
+from ramify.ops.cpu.compiled import TYPES, compiled_kernels
+from ramify.ops.cpu.paged import PagedAttention
 from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.kernels import Kernels
 from ramify.ops.reference.attention import ReferenceAttention
@@ -31,15 +34,18 @@ class Platform(Protocol):
 
 
 class CpuPlatform:
-    """Plain torch on all `threads` cores."""
+    """The compiled kernels on all `threads` cores if they are there and know the type, else plain torch."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, dtype: str) -> None:
         self.device = torch.device("cpu")
-        self.kernels = Kernels()
+        self._library = library.load()
+        self._compiled = self._library is not None and getattr(torch, dtype) in TYPES
+        self.kernels = compiled_kernels(self._library) if self._library is not None and self._compiled else Kernels()
         self._threads = threads
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         made: dict[str, Callable[[], AttentionBackend]] = {
+            "cpu": lambda: PagedAttention(self._library),
             "torch_native": lambda: SdpaAttention(shape.page_size),
             "reference": ReferenceAttention,
         }
@@ -49,10 +55,13 @@ class CpuPlatform:
         return backend
 
     def prepare_thread(self) -> None:
-        torch.set_num_threads(self._threads)
+        """Torch's threads would wait for work by spinning, on the cores that the kernels compute on."""
+        if self._compiled and self._library is not None:
+            self._library.ramify_threads(self._threads)
+        torch.set_num_threads(1 if self._compiled else self._threads)
 
 
-def make_platform(device: str, threads: int) -> Platform:
+def make_platform(device: str, threads: int, dtype: str) -> Platform:
     """The platform of a resolved `--device`."""
     assert device == "cpu", "resolve knows no other"
-    return CpuPlatform(threads)
+    return CpuPlatform(threads, dtype)

@@ -26,11 +26,14 @@ class LinearScheme(Protocol):
     ) -> None:
         """Declare the layer's parameters; `parts` are the fused projections and their output sizes."""
 
-    def loaded(self, layer: Holder) -> None:
+    def loaded(self, layer: Holder, kernels: Kernels) -> None:
         """All tensors are in: pack, if this scheme packs."""
 
     def apply(self, layer: Holder, x_TD: Tensor, kernels: Kernels) -> Tensor:
         """x times the weight, plus the bias if there is one."""
+
+    def rows(self, layer: Holder, tokens_T: Tensor, kernels: Kernels) -> Tensor:
+        """Rows of the weight by number: what an embedding is."""
 
 
 class Plain:
@@ -44,7 +47,10 @@ class Plain:
         if bias:
             layer.declare("bias", (outputs,), parts, dtype, device)
 
-    def loaded(self, layer: Holder) -> None: ...
+    def loaded(self, layer: Holder, kernels: Kernels) -> None: ...
 
     def apply(self, layer: Holder, x_TD: Tensor, kernels: Kernels) -> Tensor:
         return kernels.linear(x_TD, layer.weight, getattr(layer, "bias", None))  # type: ignore[attr-defined]
+
+    def rows(self, layer: Holder, tokens_T: Tensor, kernels: Kernels) -> Tensor:
+        return kernels.embed(tokens_T, layer.weight)  # type: ignore[attr-defined]

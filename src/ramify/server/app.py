@@ -36,7 +36,7 @@ from ramify.server import auth, errors
 from ramify.server.routes import ROUTES, Route
 from ramify.server.sse import disconnected
 from ramify.server.state import State
-from ramify.server.takes import as_header, warn_of
+from ramify.server.takes import WARNINGS, as_header, warn_of_unknown
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,6 @@ MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 << 10
 MAX_ID = 128
 MAX_KEYS = 256
-UNKNOWN = "ramify.unknown"  # where in the scope the keys stand that nobody reads
 
 
 def make_app(state: State) -> ASGIApp:
@@ -104,8 +103,8 @@ class _Frame:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message["headers"], (b"x-request-id", rid.encode())]
-                if unknown := scope.get(UNKNOWN):
-                    headers.append((b"x-ramify-warning", as_header(unknown)))
+                if warnings := scope.get(WARNINGS):
+                    headers.append((b"x-ramify-warning", as_header(warnings)))
                 message["headers"] = headers
             await send(message)
 
@@ -157,8 +156,7 @@ class _Endpoint:
             return await self._route.handler(request, self._state, None)
         body = await self._body(request, settings.max_body_mib << 20, self._route.takes.optional)
         if unknown := self._route.takes.unknown(body):
-            warn_of(self._state, self._route.path, unknown)
-            request.scope[UNKNOWN] = unknown
+            warn_of_unknown(self._state, request, unknown)
         return await self._while_connected(request, self._route.takes.read(body))
 
     async def _while_connected(self, request: Request, asked: Any) -> Any:

@@ -25,6 +25,7 @@ from ramify.server.sessions import continued, one_each
 from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
+from ramify.text.tools.choose import NONE
 
 Ids = list[int]
 
@@ -259,7 +260,7 @@ class _Frames:
 
 async def model_info(request: Request, state: State, _: None) -> Response:
     """What model this is."""
-    resolved = state.resolved
+    resolved, formats = state.resolved, state.speech.formats
     model = resolved.settings.model
     return as_json(
         {
@@ -270,8 +271,8 @@ async def model_info(request: Request, state: State, _: None) -> Response:
             "preferred_sampling_params": None,
             "weight_version": model.weight_version,
             "load_format": model.load_format,
-            "reasoning_parser": None,
-            "tool_call_parser": None,
+            "reasoning_parser": _shown(formats.reasoning.name),
+            "tool_call_parser": _shown(formats.tools.name),
             "disaggregation_mode": "null",
             "has_image_understanding": False,
             "has_audio_understanding": False,
@@ -279,6 +280,10 @@ async def model_info(request: Request, state: State, _: None) -> Response:
             "architectures": [resolved.model.architecture],
         }
     )
+
+
+def _shown(format: str) -> str | None:
+    return None if format == NONE else format
 
 
 async def server_info(request: Request, state: State, _: None) -> Response:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import admin, controls, health, loads, native, openapi, sessions
+from ramify.server import admin, controls, health, loads, native, openapi, parsing, sessions
 from ramify.server.openai import answers, chat, completions, models, score, tokens
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -81,6 +81,8 @@ ROUTES: tuple[Route, ...] = (
     _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
     _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True),
     Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES, **GENERATED),
+    _post("/parse_function_call", "user", parsing.parse_function_call, parsing.CALLS, parsing.Calls),
+    _post("/separate_reasoning", "user", parsing.separate_reasoning, parsing.REASONING, parsing.Separated),
     _get("/model_info", "user", native.model_info, dict[str, Any]),
     _get("/get_model_info", "user", native.model_info, dict[str, Any]),
     _get("/server_info", "user", native.server_info, dict[str, Any]),

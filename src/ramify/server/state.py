@@ -14,6 +14,7 @@ from ramify.config.model import read_json
 from ramify.config.resolve import Resolved
 from ramify.core.errors import BadRequest, EngineDead, NotFound, Overloaded
 from ramify.engine.client import Client
+from ramify.engine.speech import Speech, speech_of
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ class State:
     client: Client
     tokenizer: Tokenizer | None
     template: ChatTemplate | None
+    speech: Speech
     sampling_defaults: dict[str, Any]
     threads: ThreadPoolExecutor
     created: int = field(default_factory=lambda: int(time.time()))
@@ -74,7 +76,8 @@ def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) 
     if tokenizer is not None and tokenizer.chat_template is not None:
         template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
     threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="ramify-text")
-    return State(resolved, client, tokenizer, template, read_sampling_defaults(resolved.folder), threads)
+    defaults = read_sampling_defaults(resolved.folder)
+    return State(resolved, client, tokenizer, template, speech_of(resolved, tokenizer), defaults, threads)
 
 
 def read_sampling_defaults(folder: Path) -> dict[str, Any]:

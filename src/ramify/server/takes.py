@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+from starlette.requests import Request
 
 from ramify.core.convert import convert
 from ramify.core.errors import BadRequest
@@ -61,18 +62,34 @@ class Takes:
         return sorted(body.keys() - set(self.honoured) - self.no_effect.keys() - self.refused.keys())
 
 
-def warn_of(state: State, path: str, unknown: list[str]) -> None:
-    """Says once per worker and key in the log what is not known and has no effect."""
-    for key in unknown:
-        name = f"{path} {key}"[:200]
-        if name not in state.warned and len(state.warned) < MAX_WARNED:
-            state.warned.add(name)
-            log.warning("%s: the field %r is not known and has no effect", path, key[:100])
+WARNINGS = "ramify.warnings"  # where in the scope of a request they stand
 
 
-def as_header(unknown: list[str]) -> bytes:
-    """The same for the client that sent them, in printable ASCII."""
+def warn(state: State, request: Request, text: str) -> None:
+    """What of a request could not be done, though it is answered: for its client, in the header `X-Ramify-Warning`, and
+    for the log.
+    """
+    request.scope.setdefault(WARNINGS, []).append(text)
+    _log_once(state, request, text)
+
+
+def warn_of_unknown(state: State, request: Request, unknown: list[str]) -> None:
+    """Keys that nobody reads."""
     shown = ", ".join(key[:64] for key in unknown[:MAX_IGNORED_SHOWN])
     more = f" and {len(unknown) - MAX_IGNORED_SHOWN} more" if len(unknown) > MAX_IGNORED_SHOWN else ""
-    text = f"unknown fields without effect: {shown}{more}"
-    return "".join(c if " " <= c <= "~" else "?" for c in text).encode()
+    request.scope.setdefault(WARNINGS, []).append(f"unknown fields without effect: {shown}{more}")
+    for key in unknown:
+        _log_once(state, request, f"the field {key[:100]!r} is not known and has no effect")
+
+
+def _log_once(state: State, request: Request, text: str) -> None:
+    """Once per worker."""
+    line = f"{request.scope['path']}: {text}"
+    if line not in state.warned and len(state.warned) < MAX_WARNED:
+        state.warned.add(line)
+        log.warning("%s", line)
+
+
+def as_header(warnings: list[str]) -> bytes:
+    """In printable ASCII."""
+    return "".join(c if " " <= c <= "~" else "?" for c in "; ".join(warnings)).encode()

@@ -29,11 +29,10 @@ class Detokenizer(Protocol):
 
 
 class ByteTable:
-    """The bytes of every token of a byte-level vocabulary, special tokens apart. Shared by all generations."""
+    """The bytes of every token of a byte-level vocabulary. Shared by all generations."""
 
-    def __init__(self, backend: Backend, special: frozenset[int]) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.bytes = [b""] * backend.get_vocab_size(with_added_tokens=True)
-        self.special = special
         table = {character: byte for byte, character in _byte_characters().items()}
         for token, index in backend.get_vocab(with_added_tokens=True).items():
             if index < len(self.bytes):
@@ -68,9 +67,11 @@ def is_byte_level(backend: Backend) -> bool:
 
 
 class ByteDetokenizer:
-    def __init__(self, table: ByteTable, skip_special: bool) -> None:
+    """Tokens in `skip` are no text."""
+
+    def __init__(self, table: ByteTable, skip: frozenset[int]) -> None:
         self._table = table
-        self._skip = table.special if skip_special else frozenset()
+        self._skip = skip
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def step(self, token: int) -> str:
@@ -81,16 +82,20 @@ class ByteDetokenizer:
 
 
 class WindowDetokenizer:
-    """Decodes a few tokens of context with and without what is new; the difference is the new text."""
+    """Decodes a few tokens of context with and without what is new; the difference is the new text. Tokens in `skip`
+    are none.
+    """
 
-    def __init__(self, backend: Backend, skip_special: bool, prompt: Sequence[int]) -> None:
+    def __init__(self, backend: Backend, skip: frozenset[int], prompt: Sequence[int]) -> None:
         self._backend = backend
-        self._skip = skip_special
-        self._ids = list(prompt[-CONTEXT:])
+        self._skip = skip
+        self._ids = [token for token in prompt[-CONTEXT:] if token not in skip]
         self._from = 0  # first token of the window
         self._said = len(self._ids)  # tokens whose text has been given out
 
     def step(self, token: int) -> str:
+        if token in self._skip:
+            return ""
         self._ids.append(token)
         return self._advance(final=False)
 
@@ -110,4 +115,4 @@ class WindowDetokenizer:
         return text[len(known) :]
 
     def _decode(self, first: int, last: int) -> str:
-        return self._backend.decode(self._ids[first:last], skip_special_tokens=self._skip)
+        return self._backend.decode(self._ids[first:last], skip_special_tokens=False)

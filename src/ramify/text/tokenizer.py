@@ -31,7 +31,7 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self.bos = backend.token_to_id(self.names["bos_token"]) if "bos_token" in self.names else None
         self.special = frozenset(index for index, token in added.items() if token.special)
-        self._table = ByteTable(backend, self.special) if is_byte_level(backend) else None
+        self._table = ByteTable(backend) if is_byte_level(backend) else None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids; with `add_special_tokens`, framed as the tokenizer frames a whole text (BOS and the like)."""
@@ -41,9 +41,19 @@ class Tokenizer:
         return [found.ids for found in self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)]
 
     @cached_property
+    def specials(self) -> dict[str, int]:
+        """The ids of control tokens by their spellings."""
+        return {text: token for token in sorted(self.special) if (text := self.backend.id_to_token(token))}
+
+    @property
     def control(self) -> tuple[str, ...]:
         """The spellings of control tokens."""
-        return tuple(text for token in self.special if (text := self.backend.id_to_token(token)))
+        return tuple(self.specials)
+
+    @cached_property
+    def _skipped(self) -> frozenset[int]:
+        """What the library skips as special. Not always all that is: it may know the token as a common one too."""
+        return frozenset(token for token in self.special if not self.backend.decode([token], skip_special_tokens=True))
 
     def encode_as_text(self, text: str) -> list[int]:
         """Token ids of text in which control tokens are nothing but their characters."""
@@ -58,11 +68,16 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def detokenizer(self, skip_special_tokens: bool, prompt: Sequence[int]) -> Detokenizer:
-        """For one generation; some decoders need the end of its prompt to place spaces."""
+    def detokenizer(
+        self, skip_special_tokens: bool, prompt: Sequence[int], keep: frozenset[int] = frozenset()
+    ) -> Detokenizer:
+        """For one generation; some decoders need the end of its prompt to place spaces. Special tokens in `keep` are
+        text all the same.
+        """
+        skip = self._skipped - keep if skip_special_tokens else frozenset()
         if self._table is not None:
-            return ByteDetokenizer(self._table, skip_special_tokens)
-        return WindowDetokenizer(self.backend, skip_special_tokens, prompt)
+            return ByteDetokenizer(self._table, skip)
+        return WindowDetokenizer(self.backend, skip, prompt)
 
     def token_text(self, token: int) -> str:
         """The text of one token by itself, special ones spelled out."""

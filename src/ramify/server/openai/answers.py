@@ -70,10 +70,10 @@ class TextLogprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float] | None]
 
 
-class CalledFunction(msgspec.Struct):
-    """`arguments` is JSON, as text; in a stream a piece of it."""
+class CalledFunction(msgspec.Struct, kw_only=True):
+    """`arguments` is JSON, as text; in a stream a piece of it, the name being in the first."""
 
-    name: str | None
+    name: str | UnsetType = UNSET
     arguments: str
 
 

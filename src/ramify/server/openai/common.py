@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import SessionParams
-from ramify.engine.constraints import of_request
+from ramify.engine.constraints import Constraint, of_request
 from ramify.engine.generation import Generation
 from ramify.server.ask import check_priority, salt_of
 from ramify.server.openai.answers import (
@@ -145,7 +145,7 @@ def sampling_params(state: State, asked: SamplingFields, max_tokens: int | None)
     return SamplingParams.parse(chosen, where="")
 
 
-def notes(asked: SamplingFields) -> dict[str, bytes]:
+def wanted(asked: SamplingFields) -> Constraint | None:
     """What the answer must look like."""
     native = {"json_schema": asked.json_schema, "regex": asked.regex, "ebnf": asked.ebnf}
     return of_request(asked.response_format, native)

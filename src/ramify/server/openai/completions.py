@@ -11,6 +11,7 @@ from starlette.requests import Request
 from ramify.core.errors import BadRequest
 from ramify.core.finish import Finish
 from ramify.engine.ask import Ask, check_rid, new_rid
+from ramify.engine.constraints import note_of
 from ramify.engine.generation import Generation, News
 from ramify.server.ask import split_prompts, tokenize
 from ramify.server.feed import Feed, collect
@@ -56,7 +57,7 @@ async def create(request: Request, state: State, asked: CompletionRequest) -> An
 
 async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
     prompts = await _prompts(state, asked.prompt)
-    params, notes = common.sampling_params(state, asked, asked.max_tokens), common.notes(asked)
+    params, notes = common.sampling_params(state, asked, asked.max_tokens), note_of(common.wanted(asked))
     if asked.logprobs is not None and not 0 <= asked.logprobs <= common.MAX_TOP_LOGPROBS:
         raise BadRequest(f"logprobs should be between 0 and {common.MAX_TOP_LOGPROBS}", param="logprobs")
     if asked.echo and asked.session_params is not None:

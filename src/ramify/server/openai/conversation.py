@@ -195,6 +195,11 @@ def plain_messages(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_plain(f"messages[{number}]", message) for number, message in enumerate(given)]
 
 
+def text_of(message: dict[str, Any]) -> str:
+    """The content of a message that was checked."""
+    return str(_plain("messages", message)["content"])
+
+
 def _plain(where: str, given: dict[str, Any]) -> dict[str, Any]:
     """A message as templates expect it: its content one text, the arguments of its calls objects."""
     message = convert(given, Message, where)

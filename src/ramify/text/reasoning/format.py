@@ -15,6 +15,8 @@ class ReasoningFormat:
     repeats: blocks may come anywhere; else only before everything else
     cut: where tools are in play, a call that begins with one of these ends the reasoning if the model forgot to
     frame: marks around the answer that are no text, such as the head of a channel
+    resume: what the model writes between the block and the answer; line breaks if not given
+    head: what an answer begins with where it has to begin with something
     signs: sets of texts; a chat template that holds all texts of one set is for this format
 
     White space in `begin` and `frame` stands for any amount; there is none in `end` and `cut`.
@@ -27,6 +29,8 @@ class ReasoningFormat:
     repeats: bool = False
     cut: tuple[str, ...] = ()
     frame: tuple[str, ...] = ()
+    resume: str = ""
+    head: str = ""
     signs: tuple[tuple[str, ...], ...] = ()
 
     def marks(self) -> list[str]:

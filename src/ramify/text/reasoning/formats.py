@@ -107,5 +107,7 @@ GPT_OSS = ReasoningFormat(
         "<|end|>",
         "<|return|>",
     ),
+    resume="<|start|>assistant",
+    head="<|channel|>final<|message|>",
     signs=(("<|channel|>analysis", "<|message|>"),),
 )

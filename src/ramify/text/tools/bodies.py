@@ -202,12 +202,14 @@ class Pairs(Body):
         return (yield from _comes(cursor, self.close))
 
     def _pair(self, cursor: Cursor, call: Call, separator: str) -> Steps[bool]:
-        if not (yield from cursor.literal(self.open)):
-            return False
-        key = yield from cursor.run(KEY_CHARACTERS, MAX_KEY)
+        cursor.pin()
+        found = yield from cursor.literal(self.open)
+        key = (yield from cursor.run(KEY_CHARACTERS, MAX_KEY)) if found else ""
         types = yield from self._types(key, cursor, call)
         if not key or not (yield from self._between.match(cursor)):
+            cursor.rewind()
             return False
+        cursor.release()
         call.write(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
         if self.newlines:
             yield from cursor.literal("\n")
@@ -216,7 +218,10 @@ class Pairs(Body):
     def _types(self, key: str, cursor: Cursor, call: Call) -> Steps[frozenset[str]]:
         types = call.types(key)
         if self.flag and (yield from cursor.literal(self.flag)):
-            return STRING if (yield from cursor.run(WORD_CHARACTERS, MAX_KEY)) == "true" else types - STRING
+            if (yield from cursor.literal("true")):
+                return STRING
+            yield from cursor.literal("false")
+            return types - STRING
         return types
 
     def _value(self, types: frozenset[str], cursor: Cursor, call: Call) -> Steps[bool]:
@@ -227,10 +232,9 @@ class Pairs(Body):
             call.write('"' if ended else "")
             return ended
         pieces: list[str] = []
-        if not (yield from self._text(cursor, pieces.append)):
-            return False
+        ended = yield from self._text(cursor, pieces.append)
         call.write(as_json("".join(pieces), types))
-        return True
+        return ended
 
     def _text(self, cursor: Cursor, write: Callable[[str], None]) -> Steps[bool]:
         while True:
@@ -295,10 +299,13 @@ class Keywords(Body):
         return (yield from cursor.peek()) == ")"
 
     def _argument(self, cursor: Cursor, call: Call, separator: str) -> Steps[bool]:
+        cursor.pin()
         key = yield from cursor.run(WORD_CHARACTERS, MAX_KEY)
         yield from cursor.space()
         if not key or not (yield from cursor.literal("=")):
+            cursor.rewind()
             return False
+        cursor.release()
         call.write(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
         yield from cursor.space()
         types = call.types(key)
@@ -310,6 +317,7 @@ class Keywords(Body):
         """A string where the schema has none: perhaps a value that the model put in quotes."""
         pieces: list[str] = []
         if not (yield from ValueReader(cursor, PYTHON, pieces.append).read()):
+            call.write("".join(pieces))
             return False
         string = "".join(pieces)
         value = as_json(json.loads(string), types)

@@ -116,9 +116,12 @@ class ValueReader:
         quote = yield from self._quote()
         if quote:
             return (yield from self._string(quote))
+        self._cursor.pin()
         word = self._dialect.word((yield from self._cursor.run(WORD, MAX_WORD)))
         if word is None:
+            self._cursor.rewind()
             return False
+        self._cursor.release()
         self._write(word)
         return True
 

@@ -1,0 +1,151 @@
+"""Kernels of the compiled library behind the signatures of `ops.kernels`. For float32 and bfloat16."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from ramify.ops.kernels import Kernels, Packing
+
+PANEL = 16  # outputs that are packed side by side
+TYPES = (torch.float32, torch.bfloat16)
+
+
+def _is_bf16(tensor: Tensor) -> int:
+    return int(tensor.dtype is torch.bfloat16)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class Compiled:
+    """One library, loaded. Tensors are dense, their last dimension at least."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    # -- linears -------------------------------------------------------------------------------------------------------
+
+    def pack(self, weight_ED: Tensor) -> Tensor:
+        outputs, inputs = weight_ED.shape
+        group = 2 if _is_bf16(weight_ED) else 1
+        size = -(-outputs // PANEL) * PANEL * (-(-inputs // group) * group)
+        packed = torch.empty(size, dtype=weight_ED.dtype)
+        weight = weight_ED.contiguous()
+        self._library.ramify_pack(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        return packed
+
+    def linear(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+        if x_TD.stride(1) != 1:
+            x_TD = x_TD.contiguous()
+        rows, inputs = x_TD.shape
+        y_TE = torch.empty(rows, outputs, dtype=x_TD.dtype)
+        self._library.ramify_linear(
+            _is_bf16(x_TD),
+            x_TD.data_ptr(),
+            packed.data_ptr(),
+            _pointer(bias_E),
+            y_TE.data_ptr(),
+            rows,
+            inputs,
+            outputs,
+            x_TD.stride(0),
+            outputs,
+        )
+        return y_TE
+
+    def embed(self, tokens_T: Tensor, packed: Tensor, inputs: int) -> Tensor:
+        count = tokens_T.shape[0]
+        tokens_T = tokens_T.to(torch.int64).contiguous()
+        y_TD = torch.empty(count, inputs, dtype=packed.dtype)
+        self._library.ramify_embed(
+            _is_bf16(packed), tokens_T.data_ptr(), count, packed.data_ptr(), inputs, y_TD.data_ptr()
+        )
+        return y_TD
+
+    # -- tokens by themselves ------------------------------------------------------------------------------------------
+
+    def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        x_TD = x_TD.contiguous()
+        y_TD = torch.empty_like(x_TD)
+        rows, size = x_TD.shape
+        self._library.ramify_norm(
+            _is_bf16(x_TD), x_TD.data_ptr(), None, weight_D.data_ptr(), eps, rows, size, y_TD.data_ptr(), None
+        )
+        return y_TD
+
+    def add_rms_norm(self, x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
+        y_TD, total_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
+        rows, size = x_TD.shape
+        self._library.ramify_norm(
+            _is_bf16(x_TD),
+            x_TD.data_ptr(),
+            residual_TD.data_ptr(),
+            weight_D.data_ptr(),
+            eps,
+            rows,
+            size,
+            y_TD.data_ptr(),
+            total_TD.data_ptr(),
+        )
+        return y_TD, total_TD
+
+    def silu_mul(self, gate_up_TE: Tensor) -> Tensor:
+        gate_up_TE = gate_up_TE.contiguous()
+        rows, size = gate_up_TE.shape[0], gate_up_TE.shape[1] // 2
+        y = torch.empty(rows, size, dtype=gate_up_TE.dtype)
+        self._library.ramify_silu_mul(_is_bf16(y), gate_up_TE.data_ptr(), rows, size, y.data_ptr())
+        return y
+
+    def qkv_rope_store(
+        self,
+        qkv_TE: Tensor,
+        heads: int,
+        q_norm_C: Tensor | None,
+        k_norm_C: Tensor | None,
+        eps: float,
+        cos_TR: Tensor,
+        sin_TR: Tensor,
+        k_pool_PKSC: Tensor,
+        v_pool_PKSC: Tensor,
+        write_at_T: Tensor,
+    ) -> Tensor:
+        _, kv_heads, page_size, size = k_pool_PKSC.shape
+        qkv_TE, write_at_T = qkv_TE.contiguous(), write_at_T.contiguous()
+        cos, sin = cos_TR.float().contiguous(), sin_TR.float().contiguous()
+        tokens = qkv_TE.shape[0]
+        q_THC = torch.empty(tokens, heads, size, dtype=qkv_TE.dtype)
+        self._library.ramify_qkv_rope(
+            _is_bf16(qkv_TE),
+            qkv_TE.data_ptr(),
+            _pointer(q_norm_C),
+            _pointer(k_norm_C),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            write_at_T.data_ptr(),
+            q_THC.data_ptr(),
+            k_pool_PKSC.data_ptr(),
+            v_pool_PKSC.data_ptr(),
+            eps,
+            tokens,
+            heads,
+            kv_heads,
+            size,
+            page_size,
+        )
+        return q_THC
+
+
+def compiled_kernels(library: ctypes.CDLL) -> Kernels:
+    made = Compiled(library)
+    return Kernels(
+        rms_norm=made.rms_norm,
+        add_rms_norm=made.add_rms_norm,
+        silu_mul=made.silu_mul,
+        qkv_rope_store=made.qkv_rope_store,
+        packing=Packing(made.pack, made.linear, made.embed),
+    )

@@ -1,0 +1,66 @@
+// What one instruction set brings: a table of functions, all over plain memory.
+//
+// Sizes are in elements. Numbers are float (f32) or bfloat16 (uint16_t); "T" is either, the same for all tensors of a
+// call unless said.
+#pragma once
+
+#include <cstdint>
+
+namespace ramify {
+
+struct Linear {
+    const void* x;       // [rows, inputs], rows `x_stride` apart
+    const void* weight;  // packed, see linear.inc
+    const void* bias;    // [outputs] or null
+    void* y;             // [rows, outputs], rows `y_stride` apart
+    int64_t rows, inputs, outputs, x_stride, y_stride;
+};
+
+struct QkvRope {
+    const void* qkv;                 // [tokens, (heads + 2 kv_heads) size]
+    const void* q_norm;              // [size] or null
+    const void* k_norm;
+    const float* cos;                // [tokens, size / 2]
+    const float* sin;
+    const int64_t* write_at;         // [tokens]: page * page_size + offset
+    void* q;                         // [tokens, heads, size]
+    void* k_pool;                    // [pages, kv_heads, page_size, size]
+    void* v_pool;
+    float eps;
+    int64_t tokens, heads, kv_heads, size, page_size;
+};
+
+struct Attention {
+    const void* q;           // [tokens, heads, size]
+    const void* k_pool;      // [pages, kv_heads, page_size, size]
+    const void* v_pool;
+    void* out;               // [tokens, heads, size]
+    const int32_t* tables;   // [rows, table_stride]
+    const int32_t* starts;   // [rows]: first query of a row
+    const int32_t* counts;   // [rows]: its queries, the last of its positions
+    const int32_t* lengths;  // [rows]: its positions
+    float scale;
+    int64_t rows, table_stride, heads, kv_heads, size, page_size;
+};
+
+struct Table {
+    const char* name;
+    void (*pack_f32)(const float* weight, int64_t outputs, int64_t inputs, float* packed);
+    void (*pack_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed);
+    void (*linear_f32)(const Linear&);
+    void (*linear_bf16)(const Linear&);
+    void (*embed_f32)(const int64_t* tokens, int64_t count, const float* packed, int64_t inputs, float* y);
+    void (*embed_bf16)(const int64_t* tokens, int64_t count, const uint16_t* packed, int64_t inputs, uint16_t* y);
+    void (*norm_f32)(const float* x, const float* residual, const float* weight, float eps, int64_t rows, int64_t size,
+                     float* y, float* total);
+    void (*norm_bf16)(const uint16_t* x, const uint16_t* residual, const uint16_t* weight, float eps, int64_t rows,
+                      int64_t size, uint16_t* y, uint16_t* total);
+    void (*silu_mul_f32)(const float* x, int64_t rows, int64_t size, float* y);
+    void (*silu_mul_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
+    void (*qkv_rope_f32)(const QkvRope&);
+    void (*qkv_rope_bf16)(const QkvRope&);
+    void (*attention_f32)(const Attention&);
+    void (*attention_bf16)(const Attention&);
+};
+
+}  // namespace ramify

@@ -1,0 +1,107 @@
+// The C interface, and the choice of the instruction set: what the machine has, or less if it is told so.
+#include <cstdint>
+#include <cstring>
+
+#include "api.h"
+#include "pool.h"
+
+namespace ramify {
+namespace generic {
+extern const Table table;
+}
+#if defined(RAMIFY_X86)
+namespace avx2 {
+extern const Table table;
+}
+namespace avx512 {
+extern const Table table;
+}
+#endif
+
+namespace {
+
+const Table* choose(const char* most) {
+#if defined(RAMIFY_X86)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512 && !std::strcmp(most, "avx512")) return &avx512::table;
+    if (avx2 && std::strcmp(most, "generic")) return &avx2::table;
+#endif
+    (void)most;
+    return &generic::table;
+}
+
+const Table* chosen = choose("avx512");
+
+}  // namespace
+}  // namespace ramify
+
+using namespace ramify;
+
+extern "C" {
+
+int ramify_version() { return 1; }
+const char* ramify_isa() { return chosen->name; }
+const char* ramify_choose(const char* most) {
+    chosen = choose(most);
+    return chosen->name;
+}
+void ramify_threads(int count) { set_threads(count); }
+
+// `bf16`: the tensors are bfloat16, else float.
+void ramify_pack(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
+    if (bf16)
+        chosen->pack_bf16((const uint16_t*)weight, outputs, inputs, (uint16_t*)packed);
+    else
+        chosen->pack_f32((const float*)weight, outputs, inputs, (float*)packed);
+}
+
+void ramify_linear(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows, int64_t inputs,
+                   int64_t outputs, int64_t x_stride, int64_t y_stride) {
+    const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
+    bf16 ? chosen->linear_bf16(l) : chosen->linear_f32(l);
+}
+
+void ramify_embed(int bf16, const int64_t* tokens, int64_t count, const void* packed, int64_t inputs, void* y) {
+    if (bf16)
+        chosen->embed_bf16(tokens, count, (const uint16_t*)packed, inputs, (uint16_t*)y);
+    else
+        chosen->embed_f32(tokens, count, (const float*)packed, inputs, (float*)y);
+}
+
+void ramify_norm(int bf16, const void* x, const void* residual, const void* weight, float eps, int64_t rows,
+                 int64_t size, void* y, void* total) {
+    if (bf16)
+        chosen->norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight, eps, rows, size,
+                          (uint16_t*)y, (uint16_t*)total);
+    else
+        chosen->norm_f32((const float*)x, (const float*)residual, (const float*)weight, eps, rows, size, (float*)y,
+                         (float*)total);
+}
+
+void ramify_silu_mul(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
+    if (bf16)
+        chosen->silu_mul_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
+    else
+        chosen->silu_mul_f32((const float*)x, rows, size, (float*)y);
+}
+
+void ramify_qkv_rope(int bf16, const void* qkv, const void* q_norm, const void* k_norm, const float* cos,
+                     const float* sin, const int64_t* write_at, void* q, void* k_pool, void* v_pool, float eps,
+                     int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
+    const QkvRope a = {qkv, q_norm, k_norm, cos,   sin,      write_at, q,        k_pool,
+                       v_pool, eps, tokens, heads, kv_heads, size,     page_size};
+    bf16 ? chosen->qkv_rope_bf16(a) : chosen->qkv_rope_f32(a);
+}
+
+void ramify_attention(int bf16, const void* q, const void* k_pool, const void* v_pool, void* out, const int32_t* tables,
+                      const int32_t* starts, const int32_t* counts, const int32_t* lengths, float scale, int64_t rows,
+                      int64_t table_stride, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
+    const Attention a = {q,       k_pool, v_pool, out,          tables, starts,   counts, lengths,
+                         scale,   rows,   table_stride, heads,  kv_heads, size,   page_size};
+    bf16 ? chosen->attention_bf16(a) : chosen->attention_f32(a);
+}
+
+}  // extern "C"

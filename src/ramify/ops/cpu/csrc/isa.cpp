@@ -1,0 +1,38 @@
+// All kernels, compiled once for each instruction set: RAMIFY_ISA is its name.
+#include <cstdlib>
+
+#include "api.h"
+#include "pool.h"
+#include "simd.h"
+
+namespace ramify {
+namespace RAMIFY_ISA {
+namespace {
+#include "linear.inc"
+#include "rows.inc"
+#include "attention.inc"
+}  // namespace
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+extern const Table table;
+const Table table = {
+    TEXT(RAMIFY_ISA),
+    pack<float>,
+    pack<uint16_t>,
+    linear<float>,
+    linear<uint16_t>,
+    embed<float>,
+    embed<uint16_t>,
+    norm<float>,
+    norm<uint16_t>,
+    silu_mul<float>,
+    silu_mul<uint16_t>,
+    qkv_rope<float>,
+    qkv_rope<uint16_t>,
+    attention<float>,
+    attention<uint16_t>,
+};
+
+}  // namespace RAMIFY_ISA
+}  // namespace ramify

@@ -1,0 +1,56 @@
+"""The compiled kernels, if the installation has them: a shared library with a plain C interface, called by ctypes.
+
+Nothing of Python or torch is compiled in, so one library serves every version of both. Calls release the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+FILE = Path(__file__).with_name("libramify_cpu.so")
+VERSION = 1
+ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512
+
+FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+SIGNATURES: dict[str, tuple[type, ...]] = {
+    "ramify_threads": (FLAG,),
+    "ramify_pack": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_linear": (FLAG, *[POINTER] * 4, *[INT] * 5),
+    "ramify_embed": (FLAG, POINTER, INT, POINTER, INT, POINTER),
+    "ramify_norm": (FLAG, *[POINTER] * 3, FLOAT, INT, INT, POINTER, POINTER),
+    "ramify_silu_mul": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_qkv_rope": (FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
+    "ramify_attention": (FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
+}
+
+
+@cache
+def load() -> ctypes.CDLL | None:
+    """None where they were not compiled, or not for this version."""
+    try:
+        library = ctypes.CDLL(str(FILE))
+    except OSError:
+        return None
+    if library.ramify_version() != VERSION:
+        log.warning("%s is of another version: install ramify again", FILE.name)
+        return None
+    for name, arguments in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    library.ramify_isa.restype = library.ramify_choose.restype = ctypes.c_char_p
+    library.ramify_choose.argtypes = (ctypes.c_char_p,)
+    if most := os.environ.get(ISA):
+        library.ramify_choose(most.encode())
+    return library
+
+
+def instruction_set() -> str | None:
+    """What the kernels use of this machine: avx512, avx2 or generic. None: there are none."""
+    library = load()
+    return None if library is None else str(library.ramify_isa().decode())

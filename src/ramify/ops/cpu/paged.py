@@ -1,0 +1,73 @@
+"""Attention of the compiled library: walks the pages where they stand, for prompts and single tokens alike."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ramify.ops.attention import AttentionShape, Paged
+
+WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
+LARGEST = 1024
+GROUP = 16  # query heads of a key-value head, at most
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A step's rows as the library wants them."""
+
+    tables: Tensor
+    starts: Tensor
+    counts: Tensor
+    lengths: Tensor
+
+
+class PagedAttention:
+    """`--attention-backend cpu`."""
+
+    def __init__(self, library: ctypes.CDLL | None) -> None:
+        self._library = library
+
+    def reasons_against(self, shape: AttentionShape) -> list[str]:
+        reasons = []
+        if self._library is None:
+            reasons.append("the compiled kernels are not installed")
+        if shape.dtype not in ("float32", "bfloat16"):
+            reasons.append(f"it computes in float32 and bfloat16, not in {shape.dtype}")
+        if shape.head_dim % WIDTH or shape.head_dim > LARGEST:
+            reasons.append(f"heads have {shape.head_dim} elements, not a multiple of {WIDTH} up to {LARGEST}")
+        if shape.heads // shape.kv_heads > GROUP:
+            reasons.append(f"more than {GROUP} query heads share a key-value head")
+        return reasons
+
+    def prepare(self, paged: Paged) -> Rows:
+        starts, counts, lengths = torch.tensor([paged.starts, paged.counts, paged.lengths], dtype=torch.int32)
+        return Rows(paged.tables.to(torch.int32).contiguous(), starts, counts, lengths)
+
+    def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Rows, scale: float) -> Tensor:
+        assert self._library is not None
+        q_THC = q_THC.contiguous()
+        out_THC = torch.empty_like(q_THC)
+        _, kv_heads, page_size, size = k_pool_PKSC.shape
+        self._library.ramify_attention(
+            int(q_THC.dtype is torch.bfloat16),
+            q_THC.data_ptr(),
+            k_pool_PKSC.data_ptr(),
+            v_pool_PKSC.data_ptr(),
+            out_THC.data_ptr(),
+            meta.tables.data_ptr(),
+            meta.starts.data_ptr(),
+            meta.counts.data_ptr(),
+            meta.lengths.data_ptr(),
+            scale,
+            len(meta.starts),
+            meta.tables.stride(0),
+            q_THC.shape[1],
+            kv_heads,
+            size,
+            page_size,
+        )
+        return out_THC

@@ -1,0 +1,226 @@
+"""Every compiled kernel against its reference, for every instruction set that this machine has."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.cpu.compiled import Compiled
+from ramify.ops.cpu.library import instruction_set, load
+from ramify.ops.cpu.paged import PagedAttention
+from ramify.ops.reference import basic, rope
+from ramify.ops.reference.attention import ReferenceAttention
+
+SETS = ("generic", "avx2", "avx512")
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
+
+pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not compiled in this installation")
+
+
+@pytest.fixture(params=SETS)
+def library(request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
+    made = load()
+    assert made is not None
+    best = made.ramify_isa()
+    if made.ramify_choose(request.param.encode()).decode() != request.param:
+        made.ramify_choose(best)
+        pytest.skip(f"this machine has no {request.param}")
+    made.ramify_threads(2)
+    yield made
+    made.ramify_choose(best)
+
+
+@pytest.fixture
+def kernels(library: ctypes.CDLL) -> Compiled:
+    return Compiled(library)
+
+
+def randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def close(ours: Tensor, reference: Tensor) -> None:
+    """Within a few units in the last place of the largest number."""
+    assert ours.dtype == reference.dtype
+    assert ours.shape == reference.shape
+    bound = 1e-5 if ours.dtype == torch.float32 else 1.5e-2
+    assert (ours.float() - reference.float()).abs().max() <= bound * reference.float().abs().max()
+
+
+def test_the_library_is_there_and_names_its_instructions() -> None:
+    assert instruction_set() in SETS
+
+
+@types
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 8), (33, 17), (640, 96), (5, 1), (128, 2048)])
+def test_linear(kernels: Compiled, outputs: int, inputs: int, bias: bool, dtype: torch.dtype) -> None:
+    """Every number of rows has the bits that each row has alone."""
+    weight, b = randn(outputs, inputs, dtype=dtype), randn(outputs, dtype=dtype, seed=1) if bias else None
+    x = randn(45, inputs, dtype=dtype, seed=2)
+    packed = kernels.pack(weight)
+    whole = kernels.linear(x, packed, outputs, b)
+    exact = basic.linear(x.double(), weight.double(), None if b is None else b.double())
+    close(whole, exact.to(dtype))
+    for rows in [*range(1, 20), 33]:
+        assert torch.equal(kernels.linear(x[:rows], packed, outputs, b), whole[:rows])
+    last = kernels.linear(x[44:], packed, outputs, b)
+    assert torch.equal(last, whole[44:])
+
+
+@types
+def test_linear_takes_rows_that_stand_apart(kernels: Compiled, dtype: torch.dtype) -> None:
+    weight, wide = randn(48, 32, dtype=dtype), randn(9, 64, dtype=dtype)
+    packed = kernels.pack(weight)
+    assert torch.equal(
+        kernels.linear(wide[:, 16:48], packed, 48, None), kernels.linear(wide[:, 16:48].clone(), packed, 48, None)
+    )
+    assert torch.equal(kernels.linear(wide.T[:32].T, packed, 48, None), kernels.linear(wide[:, :32], packed, 48, None))
+
+
+@types
+def test_embed(kernels: Compiled, dtype: torch.dtype) -> None:
+    for vocab, hidden in ((50, 33), (16, 8), (1000, 64)):
+        weight = randn(vocab, hidden, dtype=dtype)
+        tokens = torch.tensor([0, vocab - 1, 7, 7, 3])
+        assert torch.equal(kernels.embed(tokens, kernels.pack(weight), hidden), basic.embed(tokens, weight))
+
+
+@types
+@pytest.mark.parametrize("size", [8, 33, 64, 1000])
+def test_norms(kernels: Compiled, size: int, dtype: torch.dtype) -> None:
+    x, residual = randn(21, size, dtype=dtype), randn(21, size, dtype=dtype, seed=1)
+    weight = randn(size, dtype=dtype, seed=2)
+    close(kernels.rms_norm(x, weight, 1e-6), basic.rms_norm(x, weight, 1e-6))
+    ours, reference = (f(x, residual, weight, 1e-5) for f in (kernels.add_rms_norm, basic.add_rms_norm))
+    close(ours[0], reference[0])
+    assert torch.equal(ours[1], reference[1])
+    for row in range(21):
+        assert torch.equal(kernels.rms_norm(x[row : row + 1], weight, 1e-6)[0], kernels.rms_norm(x, weight, 1e-6)[row])
+
+
+@types
+@pytest.mark.parametrize("size", [5, 32, 77])
+def test_silu_mul(kernels: Compiled, size: int, dtype: torch.dtype) -> None:
+    x = randn(9, 2 * size, dtype=dtype) * 4
+    close(kernels.silu_mul(x), basic.silu_mul(x))
+    extremes = torch.tensor([[-1e30, -100.0, 0.0, 100.0, 1e30] * 4 + [1.0] * 20], dtype=dtype)
+    assert kernels.silu_mul(extremes).isfinite().all()
+    assert kernels.silu_mul(torch.full((1, 40), float("nan"), dtype=dtype)).isnan().all()
+
+
+@types
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "size", "page_size"), [(4, 2, 32, 4), (3, 1, 20, 1), (8, 8, 64, 16)])
+def test_qkv_rope_store(
+    kernels: Compiled, heads: int, kv_heads: int, size: int, page_size: int, norms: bool, dtype: torch.dtype
+) -> None:
+    tokens, pages = 11, 9
+    qkv = randn(tokens, (heads + 2 * kv_heads) * size, dtype=dtype)
+    q_norm, k_norm = (randn(size, dtype=dtype, seed=s) if norms else None for s in (1, 2))
+    angles = randn(tokens, size // 2, dtype=torch.float32, seed=3)
+    write_at = torch.randperm(pages * page_size, generator=torch.Generator().manual_seed(4))[:tokens] % (
+        pages * page_size
+    )
+    if len(write_at.unique()) < tokens:
+        write_at = torch.arange(tokens)
+    pools = [torch.zeros(max(pages, tokens), kv_heads, page_size, size, dtype=dtype) for _ in range(4)]
+    arguments = (qkv, heads, q_norm, k_norm, 1e-6, angles.cos().to(dtype), angles.sin().to(dtype))
+    ours = kernels.qkv_rope_store(*arguments, pools[0], pools[1], write_at)
+    reference = rope.qkv_rope_store(*arguments, pools[2], pools[3], write_at)
+    close(ours, reference)
+    close(pools[0], pools[2])
+    assert torch.equal(pools[1], pools[3])
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+class World:
+    """Rows of requests with random contents in pages in random order. What nobody wrote is NaN."""
+
+    def __init__(
+        self, rows: list[tuple[int, int]], heads: int, kv_heads: int, size: int, page: int, dtype: torch.dtype
+    ) -> None:
+        rnd = random.Random(repr((rows, page)))
+        needed = [-(-length // page) for _, length in rows]
+        order = rnd.sample(range(1, sum(needed) + 3), sum(needed))
+        self.k = torch.full((sum(needed) + 3, kv_heads, page, size), float("nan"), dtype=dtype)
+        self.v = self.k.clone()
+        self.tables = torch.zeros(len(rows), max(needed), dtype=torch.int32)
+        self.q = randn(sum(count for count, _ in rows), heads, size, dtype=dtype) * 2
+        for row, (_, length) in enumerate(rows):
+            pages = [order.pop() for _ in range(needed[row])]
+            self.tables[row, : len(pages)] = torch.tensor(pages)
+            for pool, seed in ((self.k, 2 * row + 1), (self.v, 2 * row + 2)):
+                content = randn(length, kv_heads, size, dtype=dtype, seed=seed)
+                for position in range(length):
+                    pool[pages[position // page], :, position % page] = content[position]
+        counts = [count for count, _ in rows]
+        starts = [sum(counts[:row]) for row in range(len(rows))]
+        self.paged = Paged(starts, counts, [length for _, length in rows], self.tables)
+
+    def attend(self, backend: PagedAttention | ReferenceAttention) -> Tensor:
+        return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), 0.2)
+
+
+@types
+@pytest.mark.parametrize("page", [1, 4, 16, 64])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 32), (2, 2, 64), (16, 1, 16), (6, 2, 128)])
+def test_attention(library: ctypes.CDLL, heads: int, kv_heads: int, size: int, page: int, dtype: torch.dtype) -> None:
+    rows = [(1, 1), (1, 70), (5, 5), (40, 130), (1, 600), (3, 515), (17, 64)]
+    world = World(rows, heads, kv_heads, size, page, dtype)
+    ours, reference = world.attend(PagedAttention(library)), world.attend(ReferenceAttention())
+    assert ours.isfinite().all()
+    close(ours, reference)
+
+
+@types
+def test_a_query_has_its_bits_whatever_is_around_it(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    """A prompt at once, in chunks, token by token, in pages of another size, among others."""
+    backend, length = PagedAttention(library), 1100
+    whole = World([(length, length)], 4, 2, 32, 16, dtype)
+    expected = whole.attend(backend)
+    for page in (1, 16, 64):
+        for chunk in (1, 7, 100, 513):
+            for first in range(0, length, max(chunk, 97)):
+                count = min(chunk, length - first)
+                part = World([(count, first + count), (3, 33)], 4, 2, 32, page, dtype)
+                part.q[:count] = whole.q[first : first + count]
+                _copy(whole, part, first + count)
+                assert torch.equal(part.attend(backend)[:count], expected[first : first + count]), (page, chunk, first)
+
+
+def _copy(source: World, target: World, length: int) -> None:
+    """The first positions of the first row of one to that of the other."""
+    positions = torch.arange(length)
+    for of, to in ((source.k, target.k), (source.v, target.v)):
+        a, b = of.shape[2], to.shape[2]
+        to[target.tables[0, positions // b].long(), :, positions % b] = of[
+            source.tables[0, positions // a].long(), :, positions % a
+        ]
+
+
+def test_what_it_cannot_serve() -> None:
+    def reasons(**more: object) -> list[str]:
+        shape = {"heads": 8, "kv_heads": 2, "head_dim": 64, "page_size": 16, "dtype": "bfloat16", "device": "cpu"}
+        return PagedAttention(load()).reasons_against(AttentionShape(**{**shape, **more}))  # type: ignore[arg-type]
+
+    assert reasons() == []
+    assert "float16" in reasons(dtype="float16")[0]
+    assert "multiple of 16" in reasons(head_dim=40)[0]
+    assert "16 query heads" in reasons(heads=64)[0]
+    assert PagedAttention(None).reasons_against(AttentionShape(8, 2, 64, 16, "float32", "cpu"))
+
+
+def test_nan_in_a_key_shows(library: ctypes.CDLL) -> None:
+    world = World([(1, 90)], 4, 2, 32, 16, torch.float32)
+    world.k[world.tables[0, 0].item(), :, 3] = float("nan")
+    assert world.attend(PagedAttention(library)).isnan().all()
