@@ -63,3 +63,9 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
 )
 def test_deciding_and_serving_import_no_torch(module: str) -> None:
     assert not modules_after(f"import {module}") & {"torch", "transformers"}
+
+
+@pytest.mark.parametrize("module", ["ramify.server.process", "ramify.engine.engine"])
+def test_the_grammar_library_is_the_engines(module: str) -> None:
+    """API workers check constraints without it."""
+    assert "llguidance" not in modules_after(f"import {module}")

@@ -224,7 +224,7 @@ def test_nan_ends_one_request_and_its_pages_are_clean(folder: Path) -> None:
             assert all(len(a["output_ids"]) == 24 for a in answers)
 
 
-def test_a_step_that_raises_hurts_only_its_cause(folder: Path) -> None:
+def test_a_step_that_raises_hurts_only_its_cause(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with make(folder) as engine:
         runner = engine._loop.executor._runner  # type: ignore[attr-defined]
         forward = runner.forward
@@ -251,12 +251,13 @@ def test_a_step_that_raises_hurts_only_its_cause(folder: Path) -> None:
                 outcomes[name] = e
 
         threads = [threading.Thread(target=ask, args=(f"good{n}",), kwargs={"prompt": PROMPT}) for n in range(4)]
-        threads.append(threading.Thread(target=ask, args=("bad",), kwargs={"input_ids": [1, 666, 3]}))
+        threads.append(threading.Thread(target=ask, args=("bad",), kwargs={"input_ids": [1, 666, 3], "rid": "bad"}))
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        assert "cannot compute this" in str(outcomes["bad"])
+        assert str(outcomes["bad"]) == "internal error (request bad)"
+        assert "of requests bad: cannot compute this" in caplog.text
         assert all(outcomes[f"good{n}"] == reference for n in range(4))
 
 
@@ -281,7 +282,7 @@ def test_a_plan_that_cannot_be_applied_corrupts_no_pages(folder: Path, page_size
 
         def poison() -> None:
             while not over.is_set():
-                with pytest.raises(UserError, match="cannot be opened"):
+                with pytest.raises(UserError, match="internal error"):
                     engine.generate(input_ids=[1, 666, 3], sampling_params=FORTY)
 
         def ask(number: int) -> None:

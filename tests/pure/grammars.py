@@ -12,7 +12,7 @@ import numpy as np
 
 from assets import BUNDLED
 from ramify.grammar.constraint import Constraint
-from ramify.grammar.library import Library
+from ramify.grammar.library import Library, Session
 from ramify.grammar.matcher import Matcher
 from ramify.grammar.prelude import Prelude
 from ramify.grammar.style import FLEXIBLE, Style
@@ -20,7 +20,7 @@ from ramify.grammar.translate import translate
 from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
 from ramify.text.tokenizer import Tokenizer, load_tokenizer
 
-SHORT = Style(strings=16, items=2, closed=True)  # random walks come to an end
+SHORT = Style(strings=16, items=2, digits=6, closed=True)  # random walks come to an end
 
 
 @cache
@@ -65,9 +65,16 @@ def admitted(matcher: Matcher) -> list[int]:
     return np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
 
 
+def here(matcher: Matcher) -> Session:
+    """A session where the matcher is; its own stands behind what is forced from there."""
+    session = matcher._session.clone()
+    session.rollback(len(matcher._tokens) - matcher._taken)
+    return session
+
+
 def accepts(matcher: Matcher, text: str) -> bool:
     """Whether the output may be this text: every byte follows, and then the end. The spelling does not matter."""
-    session = matcher._session.clone()
+    session = here(matcher)
     for token in encode(text):
         if session.admitted([token]) != 1:
             return False
@@ -77,7 +84,7 @@ def accepts(matcher: Matcher, text: str) -> bool:
 
 def ends(matcher: Matcher, text: str) -> bool:
     """Whether nothing but the end may follow this text."""
-    session = matcher._session.clone()
+    session = here(matcher)
     for token in encode(text):
         session.take(token)
     return session.must_stop

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grammars import encode, json_schema, library, start, text_of, vocabulary
+from grammars import admitted, encode, json_schema, library, start, text_of, vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostile import HOSTILE
 from ramify.core.errors import InternalError, Overloaded
-from ramify.grammar.compiler import Compiled, Compiler, Options
+from ramify.grammar.compiler import STRIKES, Compiled, Compiler, Options
 from ramify.grammar.constraint import NOTE, Constraint, GrammarError, GrammarFault, choice
 from ramify.grammar.constraint import encode as to_wire
 from ramify.grammar.gate import Grammars
@@ -53,70 +54,6 @@ def compiled(compiler: Compiler, constraint: Constraint) -> Compiled:
 
 
 # -- hostile grammars ------------------------------------------------------------------------------------------------
-
-
-def deep(depth: int) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "integer"}
-    for _ in range(depth):
-        schema = {"type": "array", "items": schema}
-    return schema
-
-
-def nested(depth: int, keyword: str) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "integer"}
-    for _ in range(depth):
-        schema = {keyword: [schema, {"type": "object", "properties": {"a": schema}, "required": ["a"]}]}
-    return schema
-
-
-def chain(length: int, step: Any) -> dict[str, Any]:
-    """Definitions of which each uses the one before it twice."""
-    names: dict[str, Any] = {"a0": {"type": "integer"}}
-    for n in range(1, length):
-        names[f"a{n}"] = step({"$ref": f"#/$defs/a{n - 1}"})
-    return {"$defs": names, "$ref": f"#/$defs/a{length - 1}"}
-
-
-def products(count: int) -> dict[str, Any]:
-    choices = [[{"properties": {f"p{i}_{j}": {"minimum": j}}} for j in range(4)] for i in range(count)]
-    return {"type": "object", "allOf": [{"anyOf": some} for some in choices]}
-
-
-HOSTILE = {
-    "deep nesting": json_schema(deep(30)),
-    "too deep nesting": json_schema(deep(70)),
-    "exponential oneOf": json_schema(nested(10, "oneOf")),
-    "exponential anyOf": json_schema(nested(11, "anyOf")),
-    "product of anyOf": json_schema(products(12)),
-    "doubling references": json_schema(chain(60, lambda ref: {"type": "array", "prefixItems": [ref, ref]})),
-    "doubling allOf": json_schema(chain(40, lambda ref: {"allOf": [ref, ref]})),
-    "doubling anyOf": json_schema(chain(40, lambda ref: {"anyOf": [ref, {"type": "array", "items": ref}]})),
-    "huge enum": json_schema({"enum": [f"value {n * 7919}" for n in range(9_999)]}),
-    "huge object": json_schema({"type": "object", "properties": {f"p{n}": {} for n in range(9_999)}}),
-    "huge number of items": json_schema({"type": "array", "items": {"const": 0}, "minItems": 10**9}),
-    "huge length": json_schema({"type": "string", "minLength": 10**9}),
-    "huge multiple": json_schema({"type": "integer", "multipleOf": 999_983}),
-    "least common multiple": json_schema({"allOf": [{"multipleOf": p} for p in (7, 11, 13, 17, 19, 23, 29)]}),
-    "huge constant": json_schema({"const": "hello world " * 20_000}),
-    "constants without end": json_schema({"type": "array", "items": {"const": "ab" * 500}, "minItems": 10**6}),
-    "catastrophic pattern": json_schema({"type": "string", "pattern": "(a{1,1000}){1,1000}"}),
-    "pattern with states": json_schema({"type": "string", "pattern": "^(a|b)*a(a|b){28}$"}),
-    "catastrophic regex": Constraint("regex", "(a{1,1000}){1,1000}"),
-    "nested stars": Constraint("regex", "((a*)*)*b"),
-    "exponential automaton": Constraint("regex", "(a|b)*a(a|b){28}"),
-    "three windows": Constraint("regex", "(.*a.{50}|.*b.{60}|.*c.{70}){3}"),
-    "unicode classes": Constraint("regex", r"(\p{L}{1,50}\p{N}{1,50}){1,50}"),
-    "forced text": Constraint("regex", "x(a{200}){200}"),
-    "recursive": Constraint("ebnf", 'root ::= root root | "a" | "b"'),
-    "mutually recursive": Constraint("ebnf", 'root ::= x\nx ::= y x | x y | "a"\ny ::= x | y y | "b"'),
-    "never ends": Constraint("ebnf", 'root ::= "a" root'),
-    "no text": Constraint("ebnf", "root ::= x\nx ::= x"),
-    "nested counts": Constraint("ebnf", 'root ::= a{9999}\na ::= b{9999}\nb ::= "(" root ")" | "x"'),
-    "long chain of rules": Constraint(
-        "ebnf", "root ::= r1999\nr1 ::= [a-z]\n" + "\n".join(f"r{n} ::= r{n - 1}" for n in range(2, 2000))
-    ),
-    "many groups": Constraint("ebnf", "root ::= " + '("a" | "b")' * 5_000),
-}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -237,10 +174,14 @@ def test_an_unsupported_keyword_is_named(compiler: Compiler, schema: dict[str, A
     assert "\n" not in error.message
 
 
-def test_what_is_not_strict_says_what_it_leaves_out(compiler: Compiler) -> None:
-    loose = compiled(compiler, json_schema({"type": "array", "uniqueItems": True}, strict=False))
+def test_what_is_not_strict_says_what_it_leaves_out(compiler: Compiler, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        loose = compiled(compiler, json_schema({"type": "array", "uniqueItems": True}, strict=False))
     assert loose.error is None
     assert "uniqueItems" in loose.warnings[0]
+    assert [record.message for record in caplog.records if "uniqueItems" in record.message] == [
+        f"a json_schema that is not strict holds in part: {loose.warnings[0]}"
+    ]
 
 
 # -- the cache -------------------------------------------------------------------------------------------------------
@@ -482,24 +423,91 @@ def test_an_automaton_that_is_full_is_renewed(own: Grammars, monkeypatch: pytest
     assert rows[0].notes[NOTE].compiled.generation > 0
 
 
-def test_rows_of_a_grammar_that_is_stuck_end_and_new_ones_get_another(own: Grammars) -> None:
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    made = threading.Event()
+    yield made
+    made.set()
+
+
+def get_stuck(own: Grammars, asked: Any, release: threading.Event) -> None:
+    own._seconds = 0.02
+    break_row(asked, is_shared=False)
+    asked.notes[NOTE].matcher._session.mask = lambda out: release.wait(PATIENCE)
+
+
+def test_a_row_that_is_stuck_ends_alone(own: Grammars, release: threading.Event) -> None:
+    """The others of its grammar pass the gate again, and go on from their tokens in another copy."""
     rows = [request(json_schema({"enum": ["one", "two"]})) for _ in range(3)]
     other = request(json_schema({"enum": ["three", "four"]}))
     for row in (*rows, other):
         admit(own, row)
-    release = threading.Event()
-    own._seconds = 0.05
-    break_row(rows[0], is_shared=False)
-    rows[0].notes[NOTE].matcher._session.mask = lambda out: release.wait(PATIENCE)
-    try:
-        ended = own.look([*rows, other])
-        assert [request for request, _ in ended] == rows
-        assert {finish.code for _, finish in ended} == {"grammar_limit"}
-        again = request(json_schema({"enum": ["one", "two"]}))
-        admit(own, again)
-        assert own.look([again, other]) == []
-    finally:
-        release.set()
+    rows[2].tokens += encode('"t')
+    get_stuck(own, rows[0], release)
+    ((failed, finish),) = own.look([*rows, other])
+    assert failed is rows[0]
+    assert finish.code == "grammar_limit"
+    assert [own.is_lost(row) for row in (rows[1], rows[2], other)] == [True, True, False]
+    assert own.follow(rows[2]) is None
+    for row in rows[1:]:
+        admit(own, row)
+    assert own.look([*rows[1:], other]) == []
+    assert text_of(own.forced(rows[2])) == 'wo"'
+    assert len(admitted(rows[1].notes[NOTE].matcher)) > 0
+    again = request(json_schema({"enum": ["one", "two"]}))
+    admit(own, again)
+    assert again.notes[NOTE].compiled is rows[1].notes[NOTE].compiled
+
+
+def test_what_was_forced_stays_forced_in_another_copy(own: Grammars, release: threading.Event) -> None:
+    """A row in the midst of a forced run goes on with that run, however the rest of it would be spelt by itself."""
+    rows = [request(json_schema({"const": "a sentence that is forced"})) for _ in range(2)]
+    for row in rows:
+        admit(own, row)
+    run = own.forced(rows[1])
+    rows[1].tokens += run[:3]
+    assert own.follow(rows[1]) is None
+    get_stuck(own, rows[0], release)
+    own.look(rows)
+    admit(own, rows[1])
+    assert own.look(rows[1:]) == []
+    assert own.forced(rows[1]) == run[3:]
+
+
+def test_a_grammar_in_which_rows_get_stuck_again_and_again_is_refused(own: Grammars, release: threading.Event) -> None:
+    asked, waiting = (request(json_schema({"enum": ["one", "two"]})) for _ in range(2))
+    for _ in range(STRIKES):
+        asked = request(json_schema({"enum": ["one", "two"]}))
+        admit(own, asked)
+        admit(own, waiting)
+        get_stuck(own, asked, release)
+        own.look([asked])
+        assert own.is_lost(waiting)
+    verdict = own.verdict(waiting, [])
+    assert isinstance(verdict, Refuse)
+    assert verdict.error.status == 400
+    assert isinstance(own.verdict(request(json_schema({"enum": ["one", "two"]})), []), Refuse)
+
+
+def test_rows_are_asked_about_together_and_only_where_something_is_to_be_found_out(own: Grammars) -> None:
+    rows = [request(json_schema({"enum": ["one", "two", n]})) for n in range(3)]
+    for row in rows:
+        admit(own, row)
+    asked: list[int] = []
+    run = own._worker.run
+
+    def counted(jobs: Any, *more: Any) -> Any:
+        asked.append(len(jobs))
+        return run(jobs, *more)
+
+    own._worker.run = counted  # type: ignore[method-assign]
+    assert own.look(rows) == []  # the compiler has looked at the beginning
+    for row in rows[:2]:
+        row.tokens += encode('"')
+        assert own.follow(row) is None
+    assert own.look(rows) == []
+    assert own.look(rows) == []
+    assert asked == [2]
 
 
 def test_forcing_megabytes_ends_that_row() -> None:

@@ -13,9 +13,10 @@ from world import EOS, VOCAB, World, prompts, submit
 
 from ramify.core.errors import BadRequest
 from ramify.core.finish import Finish
-from ramify.schedule.guide import FREE, Guide, Guided
+from ramify.schedule.guide import FREE, Allowed, Guide, Guided
+from ramify.schedule.request import Request
 from ramify.wire.masks import Masks
-from ramify.wire.messages import Abort, Submit
+from ramify.wire.messages import Abort, Submit, ToEngine
 from ramify.worker.fake import next_token
 
 
@@ -59,7 +60,13 @@ class Toys:
             raise BadRequest("no such language")
         return ToyGuide(int(submit.notes["toy"]), self.jumps)
 
-    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, Finish]]:
+    def look(self, requests: Sequence[Request]) -> None: ...
+
+    def warm(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def masks(self, rows: Sequence[Guided]) -> Allowed:
         failed = {}
         bits = np.zeros((len(rows), 64), dtype=np.uint8)
         for at, row in enumerate(rows):
@@ -68,7 +75,8 @@ class Toys:
             if len(guide.taken) >= self.breaks_at:
                 failed[row.request.id] = Finish.abort("too hard", 400, "grammar")
             bits[at, allowed_after(guide.taken, guide.length) if row.known is None else [row.known]] = 1
-        return Masks([row.index for row in rows], np.packbits(bits, axis=1, bitorder="little").view(np.uint32)), failed
+        words = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
+        return Allowed(Masks([row.index for row in rows], words), failed)
 
 
 def expected(prompt: list[int], length: int, most: int) -> list[int]:
@@ -163,6 +171,26 @@ def test_what_cannot_be_asked_is_refused() -> None:
     finish = world.outcomes["bad"].finish
     assert finish is not None
     assert finish.status == 400
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_request_that_sits_out_a_plan_does_not_let_the_loop_sleep(depth: int) -> None:
+    world = World(depth=depth, guides=Toys())
+    asked: list[float | None] = []
+    take = world.engine_end.take
+
+    def awake(timeout: float | None) -> list[ToEngine]:
+        asked.append(timeout)
+        return take(0)
+
+    world.engine_end.take = awake  # type: ignore[method-assign]
+    world.send(submit("r", [1, 2, 3], 200, notes={"toy": b"120"}))
+    world.loop.step()
+    asked.clear()
+    while not world.scheduler.is_idle:
+        world.loop.step()
+    assert asked
+    assert set(asked) == {0}
 
 
 def test_prompts_ahead_do_not_starve_what_is_forced() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ramify.core.finish import Finish
 from ramify.core.params import SamplingParams
 from ramify.wire import codec
-from ramify.wire.channel import ZmqClientEnd, ZmqEngineEnd, inproc
+from ramify.wire.channel import EngineEnd, ZmqClientEnd, ZmqEngineEnd, inproc
 from ramify.wire.messages import (
     Abort,
     Answer,
@@ -115,6 +115,14 @@ def test_waiting_wakes_up(tmp_path: Path) -> None:
     engine, client = ZmqEngineEnd(tmp_path, workers=1), ZmqClientEnd(tmp_path, 0)
     threading.Timer(0.2, lambda: client.send(Abort("r"))).start()
     assert engine.take(None) == [Abort("r")]
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["in one process", "over sockets"])
+def test_any_thread_may_wake_the_engine(kind: str, tmp_path: Path) -> None:
+    engine: EngineEnd = inproc()[0] if kind == "in one process" else ZmqEngineEnd(tmp_path, workers=0)
+    threading.Timer(0.1, engine.wake).start()
+    assert engine.take(None) == []
     engine.close()
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import jsonschema
+import psutil
 import pytest
 from openai import OpenAI
 from pydantic import BaseModel
-from server import Server, running
+from server import Server, running, wait_for
 
 SCHEMA = {
     "type": "object",
@@ -138,3 +139,36 @@ def test_what_cannot_be_a_grammar_is_a_400(demo: Server, params: dict[str, Any],
     assert status == 400, answer
     assert says in answer.decode()
     assert demo.request("/health_generate")[0] == 200
+
+
+def compilers(server: Server) -> list[psutil.Process]:
+    """The children in which the engine tries grammars."""
+    return server.children()["engine"].children()
+
+
+def test_the_compiler_is_ready_before_the_first_who_wants_it() -> None:
+    """Its child is started with the server, and ends with it (`running` looks for what is left)."""
+    with running("--threads", "1") as server:
+        wait_for(lambda: compilers(server), 30, "the child that tries grammars")
+        (child,) = compilers(server)
+        assert generate(server, regex="[ab]{3}")["text"]
+        assert compilers(server) == [child]
+    assert not child.is_running()
+
+
+def test_a_compiler_dies_with_an_engine_that_is_killed() -> None:
+    with running("--threads", "1") as server:
+        wait_for(lambda: compilers(server), 30, "the child that tries grammars")
+        (child,) = compilers(server)
+        server.children()["engine"].kill()
+        wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 30, "the child to end")
+
+
+def test_what_a_schema_that_is_not_strict_loses_is_in_the_log(demo: Server) -> None:
+    schema = {"type": "array", "items": {"enum": ["log", 1]}, "maxItems": 2, "uniqueItems": True}
+    form = {"type": "json_schema", "json_schema": {"name": "few", "schema": schema, "strict": False}}
+    for _ in range(2):
+        demo.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 60, "response_format": form})
+    said = [line for line in demo.lines if "not strict" in line]
+    assert len(said) == 1
+    assert "uniqueItems" in said[0]

@@ -40,8 +40,7 @@ INSTEAD: dict[str, str] = {
     "lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "max-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "max-loras": "Adapters are not in this version. Merge the adapter into the weights first.",
-    "grammar-backend": "Structured output is not in this version.",
-    "constrained-json": "Structured output is not in this version.",
+    "constrained-json-max-whitespace-cnt": "--constrained-json-whitespace-pattern bounds white space: '[ ]{0,8}'.",
     "is-embedding": "Embedding models are not in this version.",
     "enable-hierarchical-cache": "The cache has one tier in this version.",
     "hicache": "The cache has one tier in this version.",
@@ -89,6 +88,12 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
     "load_format": {
         **dict.fromkeys(("pt", "npcache", "gguf", "bitsandbytes", "mistral"), "Weights come from safetensors."),
         "sharded_state": "Weights come from safetensors, in as many files as there are: leave --load-format out.",
+    },
+    "grammar_backend": {
+        "xgrammar": "It accepts schemas that it does not enforce and has no limit on its work: see docs/LOG.md. "
+        "Leave --grammar-backend out: llguidance takes the same requests.",
+        "outlines": "Leave --grammar-backend out: llguidance takes the same requests.",
+        "none": "Structured output costs nothing where nobody asks for it: leave --grammar-backend out.",
     },
     "log_level": {"warn": "Say warning.", "fatal": "Say critical.", "trace": "Say debug."},
 }

@@ -113,6 +113,19 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True)
+class GrammarSettings:
+    """Structured output"""
+
+    grammar_backend: Literal["llguidance"] = setting("llguidance", "The library behind structured output.")
+    constrained_json_disable_any_whitespace: bool = setting(
+        False, 'Constrained JSON is written as {"a": 1, "b": 2}, in no other way.'
+    )
+    constrained_json_whitespace_pattern: str | None = setting(
+        None, "Regex of the white space between marks of constrained JSON. Default: a space, or an indented line."
+    )
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """Server"""
 
@@ -181,6 +194,7 @@ class Settings:
     model: ModelSettings = ModelSettings()
     cache: CacheSettings = CacheSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    grammar: GrammarSettings = GrammarSettings()
     server: ServerSettings = ServerSettings()
     parallel: ParallelSettings = ParallelSettings()
     log: LogSettings = LogSettings()
@@ -191,6 +205,7 @@ ROOMS: dict[str, type] = {
     "model": ModelSettings,
     "cache": CacheSettings,
     "schedule": ScheduleSettings,
+    "grammar": GrammarSettings,
     "server": ServerSettings,
     "parallel": ParallelSettings,
     "log": LogSettings,

@@ -58,3 +58,8 @@ class Finish(msgspec.Struct, frozen=True, omit_defaults=True):
     @classmethod
     def abort(cls, message: str = "Aborted", status: int | None = None, code: str | None = None) -> Finish:
         return cls(type="abort", message=message, status=status, code=code)
+
+
+def internal_error(rid: str, code: str) -> Finish:
+    """Something of ours failed. What it was stands in the log, under the id of the request, and nowhere else."""
+    return Finish.abort(f"internal error (request {rid})", 500, code)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ramify.cache.ledger import Ledger
 from ramify.config.resolve import Resolved
-from ramify.core.errors import BadRequest
+from ramify.config.settings import GrammarSettings
+from ramify.core.errors import BadRequest, StartupError
 from ramify.engine.build import load_model_tokenizer
 from ramify.engine.control import Controls
 from ramify.engine.loop import Loop
 from ramify.engine.meter import EngineMeter
 from ramify.engine.sessions import Sessions
-from ramify.grammar.compiler import Compiler
+from ramify.grammar.compiler import Compiler, Options
+from ramify.grammar.constraint import Constraint, GrammarError
 from ramify.grammar.gate import Grammars
 from ramify.grammar.guides import GrammarGuides
+from ramify.grammar.style import FIXED, FLEXIBLE, Style
+from ramify.grammar.translate import check
 from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
 from ramify.schedule.budget import StepBudget
 from ramify.schedule.policy import make_policy
@@ -35,10 +40,10 @@ Progress = Callable[[int, int], None]
 
 def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None = None) -> Loop:
     """A loop that is ready to run: weights loaded, pages allocated."""
+    guides = make_guides(resolved, channel)
     executor = make_executor(resolved, progress)
     schedule = resolved.settings.schedule
     meter, sessions = EngineMeter(resolved), Sessions()
-    guides = make_guides(resolved)
     scheduler = Scheduler(
         Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache),
         StepBudget(resolved.chunk, resolved.rows),
@@ -60,8 +65,8 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
 
 
-def make_guides(resolved: Resolved) -> GrammarGuides:
-    """Grammars, whose library and vocabulary are loaded when the first request wants one."""
+def make_guides(resolved: Resolved, channel: EngineEnd) -> GrammarGuides:
+    """Grammars, whose library and vocabulary are loaded when the first request wants one, or `warm` is called."""
 
     def vocabulary() -> Vocabulary:
         tokenizer = load_model_tokenizer(resolved)
@@ -69,7 +74,22 @@ def make_guides(resolved: Resolved) -> GrammarGuides:
             raise BadRequest("structured output needs a tokenizer, and this server has none")
         return vocabulary_of(tokenizer, resolved.model.vocab, resolved.model.eos_ids)
 
-    return GrammarGuides(Grammars(Compiler(vocabulary)), resolved.model.vocab)
+    compiler = Compiler(vocabulary, Options(style=style_of(resolved.settings.grammar)), channel.wake)
+    return GrammarGuides(Grammars(compiler), resolved.model.vocab)
+
+
+def style_of(asked: GrammarSettings) -> Style:
+    """How JSON is written where a schema leaves it open."""
+    pattern = asked.constrained_json_whitespace_pattern
+    if asked.constrained_json_disable_any_whitespace:
+        return FIXED
+    if pattern is None:
+        return FLEXIBLE
+    try:
+        check(Constraint("regex", pattern))
+    except GrammarError as e:
+        raise StartupError(f"--constrained-json-whitespace-pattern {pattern!r}: {e.message}") from None
+    return replace(FLEXIBLE, whitespace=pattern)
 
 
 def make_executor(resolved: Resolved, progress: Progress | None = None) -> ThreadExecutor | NullExecutor:

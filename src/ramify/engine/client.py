@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ramify.core.errors import BadRequest, EngineDead, UserError, from_status
-from ramify.core.finish import Finish
+from ramify.core.finish import Finish, internal_error
 from ramify.engine.ask import Ask, Limits, SessionParams, submits
 from ramify.engine.generation import Generation, News
 from ramify.text.stream import TextStream
@@ -216,7 +216,7 @@ class Client:
             except Exception:
                 log.exception("a reply to %s could not be taken in", reply.rid)
                 self._end.send(Abort(reply.rid))
-                news = generation.fail(Finish.abort("internal error", 500, "internal"))
+                news = generation.fail(internal_error(reply.rid, "internal"))
             if news.finish is not None:
                 self._open.pop(reply.rid, None)
                 if reply.finish is None or generation.submit.params.has_text_stops:

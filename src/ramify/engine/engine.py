@@ -40,7 +40,6 @@ from ramify.engine.arguments import (
     texts_of,
 )
 from ramify.engine.ask import Ask, Limits, SessionParams
-from ramify.engine.assemble import assemble
 from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
 from ramify.engine.generation import News
@@ -77,6 +76,8 @@ class Engine:
         return engine
 
     def _start(self, settings: Settings) -> None:
+        from ramify.engine.assemble import assemble  # API workers read this module and run no engine
+
         self.resolved: Resolved = prepare(settings)
         self.tokenizer = load_model_tokenizer(self.resolved)
         engine_end, client_end = inproc()
@@ -107,8 +108,7 @@ class Engine:
         except Exception:
             log.exception("the engine's loop failed")
         finally:
-            self._loop.executor.close()
-            self._loop.channel.close()
+            self._loop.close()
 
     # -- generating --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ramify.core.errors import UserError
+from ramify.core.errors import InternalError, UserError
 from ramify.core.finish import Finish
 from ramify.schedule.scheduler import Scheduler
 from ramify.wire.channel import EngineEnd
@@ -26,7 +26,7 @@ from ramify.wire.result import StepResult
 
 log = logging.getLogger(__name__)
 
-GATED_POLL = 0.02  # seconds between looks at a queue that gates hold back while nothing runs
+GATED_POLL = 0.1  # seconds between looks at a queue that gates hold back while nothing runs and nobody wakes the loop
 
 
 class Pending(Protocol):
@@ -126,12 +126,18 @@ class Loop:
         self.paused = False
         self._control = control or NoController()
         self._meter = meter or NoMeter()
-        self._stuck = True  # the last step had nothing to do
+        self._stuck = True  # the last step planned nothing and learned nothing
         self._checked = True  # the books were proved since the engine was last busy
 
     def run(self) -> None:
         while not self.stopping:
             self.step()
+
+    def close(self) -> None:
+        """After `run`: leave no thread, no process and no socket behind."""
+        self.executor.close()
+        self.scheduler.guides.close()
+        self.channel.close()
 
     @property
     def is_idle(self) -> bool:
@@ -148,6 +154,7 @@ class Loop:
         self.take_messages()
         plan = None if self.paused else self.scheduler.plan()
         self.reply(self.scheduler.take_news())
+        self._stuck = not plan and not self.flying
         if plan:
             self.launch(plan)
         if len(self.flying) > max(self.depth, 1) or not plan:
@@ -156,7 +163,6 @@ class Loop:
         if self.depth == 0:
             self.settle()
         self._control.tick(self)
-        self._stuck = not plan and not self.flying
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -200,6 +206,8 @@ class Loop:
         by_origin: dict[int, list[Reply]] = defaultdict(list)
         for reply in replies:
             by_origin[reply.origin].append(reply)
+            if reply.finish is not None and reply.finish.status == InternalError.status:
+                log.error("request %s failed: %s", reply.rid, reply.finish.message)
         for origin, items in by_origin.items():
             self.channel.send(origin, Replies(items))
 
@@ -224,15 +232,16 @@ class Loop:
 
     def masks(self, plan: Plan) -> Masks | None:
         """Which tokens this step may sample, worked out while its forward pass runs. A request for which that cannot
-        be said ends, and it alone.
+        be said ends or waits, and it alone.
         """
         guided = self.scheduler.guided(plan)
         if not guided:
             return None
-        masks, failed = self.scheduler.guides.masks(guided)
-        ended = [self.scheduler.abort(rid, finish=finish) for rid, finish in failed.items()]
+        allowed = self.scheduler.guides.masks(guided)
+        ended = [self.scheduler.abort(rid, finish=finish) for rid, finish in allowed.ended.items()]
+        self.scheduler.put_back(allowed.again)
         self.reply([reply for reply in ended if reply is not None])
-        return masks
+        return allowed.masks
 
     def settle(self) -> None:
         """Learn the oldest result."""
@@ -251,10 +260,11 @@ class Loop:
 
     def recover(self, plans: list[Plan], error: Exception) -> None:
         """A step raised. Nothing is in flight after this, and its requests will be tried one by one."""
-        log.error("step %d with %d rows failed: %s", plans[0].step, len(plans[0].rows), error, exc_info=error)
+        rids = ", ".join(request.id for request in self.scheduler.requests_of(plans[0]))
+        log.error("step %d failed, of requests %s: %s", plans[0].step, rids, error, exc_info=error)
         self.executor.drain()
         self.flying.clear()
-        self.reply(self.scheduler.retract(plans, error))
+        self.reply(self.scheduler.retract(plans))
 
     def _prove_books(self) -> None:
         """At idle every page must be accounted for. If not, say so, start over with an empty cache, and go on."""

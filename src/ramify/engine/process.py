@@ -38,6 +38,8 @@ def main(folder: Path) -> int:
     _stop_when_told(folder)
     channel.broadcast(Hello({}))
     handover.tell(given, "engine ready")
+    if not given.resolved.settings.model.skip_tokenizer_init:
+        loop.scheduler.guides.warm()
     return _run(loop)
 
 
@@ -48,8 +50,7 @@ def _run(loop: Loop) -> int:
         log.exception("the engine's loop failed")
         return 1
     finally:
-        loop.executor.close()
-        loop.channel.close()
+        loop.close()
     return 0
 
 

@@ -21,7 +21,7 @@ from functools import partial
 import msgspec
 
 from ramify.core.errors import InternalError, Overloaded, UserError
-from ramify.grammar.constraint import Constraint, GrammarError, decode
+from ramify.grammar.constraint import Constraint, GrammarError, GrammarFault, decode
 from ramify.grammar.library import Library
 from ramify.grammar.matcher import Matcher
 from ramify.grammar.prelude import Prelude
@@ -34,6 +34,7 @@ from ramify.grammar.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 QUICK = 0.25  # seconds that the quick lane gives a grammar
+STRIKES = 3  # rows stuck in the library after which a grammar is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Compiled:
     beginning: Matcher | None = None
     generation: int = 0
     is_stuck: bool = False  # a row is lost in the library, which holds what all rows of it share
+    strikes: int = 0  # how often that happened to earlier copies of it
     afresh: Callable[[], Matcher] | None = None
 
     def matcher(self) -> Matcher:
@@ -116,10 +118,22 @@ class Compiler:
         self._lanes[0].submit(lambda: self._work(entry, 0))
         return entry
 
-    def forget(self, entry: Compiled) -> None:
-        """The next request for it compiles it anew."""
+    def replace(self, stuck: Compiled) -> Compiled:
+        """Another copy of a grammar in which a row is stuck: the one that all who shared it get.
+
+        Every row that gets stuck costs the others time, so one grammar may do that a few times only.
+        """
+        stuck.is_stuck = True
         with self._changing:
-            self._cache.pop(hashlib.sha256(entry.body).digest(), None)
+            entry = Compiled(stuck.body, strikes=stuck.strikes + 1)
+            self._cache[hashlib.sha256(stuck.body).digest()] = entry
+            self._shrink()
+            if entry.strikes >= STRIKES:
+                entry.error, entry.done = GrammarFault("finding out what may follow takes too long, again"), True
+                return entry
+            self._waiting += 1
+        self._lanes[0].submit(lambda: self._work(entry, 0))
+        return entry
 
     def warm(self) -> None:
         """Load the vocabulary and start the child now, in the background."""
@@ -173,6 +187,8 @@ class Compiler:
         entry.afresh = partial(tools.compile, source.lark, prelude)
         entry.beginning = entry.afresh()
         entry.warnings = entry.beginning.warnings
+        if entry.warnings:
+            log.warning("a %s that is not strict holds in part: %s", constraint.kind, "; ".join(entry.warnings)[:500])
         return True
 
     def _get_tools(self) -> _Tools:

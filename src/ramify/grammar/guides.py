@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from ramify.core.errors import InternalError, UserError, from_status
 from ramify.core.finish import Finish
 from ramify.grammar.constraint import NOTE
 from ramify.grammar.gate import Grammars
-from ramify.schedule.gate import GO, Verdict
-from ramify.schedule.guide import FREE, Guide, Guided
+from ramify.schedule.gate import GO, Refuse, Verdict
+from ramify.schedule.guide import FREE, Allowed, Guide, Guided
 from ramify.schedule.request import Request
 from ramify.wire.masks import Masks
 from ramify.wire.messages import Submit
@@ -22,6 +23,7 @@ from ramify.wire.messages import Submit
 class GrammarGuide:
     """Of one request. `tokens` are those it has said, `failed` why it cannot go on."""
 
+    id: str
     grammars: Grammars
     notes: dict[str, Any]
     tokens: list[int] = field(default_factory=list)
@@ -39,14 +41,12 @@ class GrammarGuide:
         return False
 
     def forced(self, room: int) -> Sequence[int]:
-        self.look()
-        return () if self.failed is not None else self.grammars.forced(self)[:room]
+        return self.grammars.forced(self)[:room] if self.can_say else ()
 
-    def look(self) -> None:
-        """Find out what may follow; a mask is ready then."""
-        if self.failed is None:
-            for _, finish in self.grammars.look([self]):
-                self.failed = finish
+    @property
+    def can_say(self) -> bool:
+        """What may follow is known, once there was a look."""
+        return self.failed is None and not self.grammars.is_lost(self)
 
 
 class GrammarGuides:
@@ -56,29 +56,53 @@ class GrammarGuides:
         self._grammars = grammars
         self._words = -(-vocab // 32)
 
+    def warm(self) -> None:
+        self._grammars.warm()
+
+    def close(self) -> None:
+        self._grammars.close()
+
     def guide(self, submit: Submit) -> Guide:
         note = submit.notes.get(NOTE)
-        return FREE if note is None else GrammarGuide(self._grammars, {NOTE: note})
+        return FREE if note is None else GrammarGuide(submit.rid, self._grammars, {NOTE: note})
 
     def verdict(self, request: Request, running: Sequence[Request]) -> Verdict:
         """As a `Gate`."""
-        if not isinstance(request.guide, GrammarGuide):
+        guide = request.guide
+        if not isinstance(guide, GrammarGuide):
             return GO
-        return self._grammars.verdict(cast(Request, request.guide), running)
+        if guide.failed is not None:  # it was preempted before it could be told
+            return Refuse(_error(guide.failed))
+        return self._grammars.verdict(cast(Request, guide), running)
 
-    def masks(self, rows: Sequence[Guided]) -> tuple[Masks | None, dict[str, Finish]]:
+    def look(self, requests: Sequence[Request]) -> None:
+        guides = [_guide(request) for request in requests]
+        for guide, finish in self._grammars.look([guide for guide in guides if guide.failed is None]):
+            cast(GrammarGuide, guide).failed = finish
+
+    def masks(self, rows: Sequence[Guided]) -> Allowed:
+        self.look([row.request for row in rows if row.known is None])
         words = np.zeros((len(rows), self._words), np.uint32)
-        failed = {}
+        ended, again = {}, []
         for place, row in enumerate(rows):
-            guide = row.request.guide
-            assert isinstance(guide, GrammarGuide)
+            guide = _guide(row.request)
             if row.known is not None:
                 words[place, row.known // 32] = 1 << row.known % 32
-                continue
-            guide.look()
-            if guide.failed is None:
+            elif guide.can_say:
                 self._grammars.mask(guide, words[place].view(np.int32))
             else:
-                failed[row.request.id] = guide.failed
                 words[place, 0] = 1  # a row of nothing would be taken for a fault of the model
-        return Masks([row.index for row in rows], words), failed
+                if guide.failed is not None:
+                    ended[row.request.id] = guide.failed
+                else:
+                    again.append(row.request.id)
+        return Allowed(Masks([row.index for row in rows], words), ended, again)
+
+
+def _guide(request: Request) -> GrammarGuide:
+    assert isinstance(request.guide, GrammarGuide)
+    return request.guide
+
+
+def _error(finish: Finish) -> UserError:
+    return from_status(finish.status or InternalError.status, finish.message or "", code=finish.code)

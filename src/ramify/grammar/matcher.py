@@ -4,7 +4,8 @@
     everything but EOS          | only what the grammar allows      EOS or nothing
 
 Forced tokens are decided once, at the token after which they are forced: from there the mask admits the next of them
-and no other. So a row that is given them says the same as a row that samples them one by one.
+and no other. So a row that is given them says the same as a row that samples them one by one. The library has taken
+them by then: what follows them is found out with them, and accepting them is no work.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ class Matcher:
     """`position` counts the tokens accepted. Not safe for use by two threads at once."""
 
     def __init__(self, session: Session, vocabulary: Vocabulary, prelude: Prelude | None = None) -> None:
-        self._session = session
+        self._session = session  # stands behind the last of `_tokens`
         self._vocabulary = vocabulary
         self._prelude = prelude
         self._states = [0] if prelude else []  # of the prelude: before each of its tokens, and after the last
         self._tokens: list[int] = []  # of the grammar: accepted, then forced ones that are not yet
         self._run_ends: list[int] = []  # for each of them: where its run of forced tokens ends, 0 if it was sampled
         self._taken = 0  # how many of them are accepted
-        self._row: Mask | None = None  # what may follow the last of them, where nothing is forced; None: not looked
+        self._row: Mask | None = None  # what may follow the last of them; None: not looked, or more is forced
         self._ended = False  # EOS was accepted
 
     # -- where it stands ---------------------------------------------------------------------------------------------
@@ -53,6 +54,11 @@ class Matcher:
     def finished(self) -> bool:
         """The output must end here: EOS was accepted, or nothing else may follow."""
         return self._ended or (not self.is_free and self._taken == len(self._tokens) and self._session.must_stop)
+
+    @property
+    def is_known(self) -> bool:
+        """What may follow is known, and `look` has nothing to do."""
+        return self.is_free or self._row is not None or self._taken < len(self._tokens)
 
     @property
     def warnings(self) -> list[str]:
@@ -89,14 +95,23 @@ class Matcher:
         May run on another thread, as long as nothing else is asked meanwhile. The mask comes first: computing it
         releases the GIL, and leaves little to do for the forced tokens.
         """
-        if self.is_free or self._row is not None or self._taken < len(self._tokens):
+        if self.is_known:
             return
+        run = self._find()
+        for token in run:
+            self._session.take(token)
+        self._run_ends += [len(self._tokens) + len(run)] * len(run)
+        self._tokens += run
+        if run:
+            self._find()
+
+    def _find(self) -> list[int]:
+        """What must follow where the session stands; where nothing must, remember what may."""
         row = np.zeros(self._vocabulary.words, np.int32)
         self._session.mask(row)
-        found = [] if self._session.must_stop else self._session.forced()
-        self._run_ends += [len(self._tokens) + len(found)] * len(found)
-        self._tokens += found
-        self._row = row
+        run = [] if self._session.must_stop else self._session.forced()
+        self._row = None if run else row
+        return run
 
     def admitted(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, which were guessed, the masks would let through one after the other."""
@@ -132,12 +147,12 @@ class Matcher:
         forced = self.forced()
         if forced and forced[0] != token:
             raise GrammarFault(f"token {token} is not the one that the grammar forces")
-        self._session.take(token)
         if not forced:
+            self._session.take(token)
             self._tokens.append(token)
             self._run_ends.append(0)
+            self._row = None
         self._taken += 1
-        self._row = None
 
     def _end(self) -> None:
         if not self.can_stop:
@@ -152,7 +167,6 @@ class Matcher:
             count -= 1
         back = min(count, self._taken)
         if back:
-            self._session.rollback(back)
             self._taken -= back
             self._forget()
         if count > back:
@@ -161,13 +175,17 @@ class Matcher:
     def _forget(self) -> None:
         """What is not accepted any more; but a forced token is forced again, and so is the rest of its run."""
         known = self._run_ends[self._taken] or self._taken
+        if known == len(self._tokens):
+            return
+        self._session.rollback(len(self._tokens) - known)
         del self._tokens[known:], self._run_ends[known:]
         self._row = None
 
     def restart(self, beginning: Matcher) -> None:
         """Stand at the same place, with the same tokens forced, in another copy of the grammar."""
         self._session, self._row = beginning._session.clone(), None
-        for token in self._tokens[: self._taken]:
+        self._session.rollback(len(beginning._tokens))
+        for token in self._tokens:
             self._session.take(token)
 
     def clone(self) -> Matcher:

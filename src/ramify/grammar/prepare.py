@@ -25,10 +25,18 @@ ASSERTIONS = frozenset(
     "prefixItems required format pattern minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength "
     "maxLength minItems maxItems minProperties maxProperties".split()
 )
-FIXES_TEXT = frozenset("maxLength enum const pattern format".split())
+FIXES_TEXT = frozenset("maxLength enum const".split())
+SHAPES_TEXT = frozenset("pattern format".split())
+ROOM = 8  # times the usual length of a string that one of a given shape may have
 OVERLAYS = frozenset("allOf $dynamicRef $recursiveRef if".split())
 CHOOSES = frozenset("anyOf oneOf $ref".split())
 OF_OBJECTS = frozenset("properties patternProperties additionalProperties required".split())
+ABOUT = {  # keywords that ask something of values of one type only
+    "object": OF_OBJECTS | {"minProperties", "maxProperties"},
+    "array": frozenset("items prefixItems minItems maxItems".split()),
+    "string": frozenset("pattern format minLength maxLength".split()),
+    "number": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()),
+}
 
 
 def prepare(schema: Any, param: str, strict: bool, style: Style) -> str:
@@ -98,6 +106,8 @@ def restrict(schema: dict[str, Any], style: Style) -> dict[str, Any]:
         return schema
     schema = _opened(schema, style)
     for _, node in walk(schema):
+        if style.closed:
+            _type(node)
         _fill(node, style)
         _bound(node, style)
     return schema
@@ -113,6 +123,13 @@ def _opened(schema: Any, style: Style) -> Any:
     if not says_nothing or not style.closed:
         return schema
     return ({} if schema is True else schema) | {"type": SCALARS}
+
+
+def _type(node: dict[str, Any]) -> None:
+    """A node that names no type is of those that it says something about, where it does not choose its values."""
+    types = [name for name, keywords in ABOUT.items() if keywords & node.keys()]
+    if types and not node.keys() & (CHOOSES | {"type", "const", "enum"}):
+        node["type"] = types
 
 
 def _fill(node: dict[str, Any], style: Style) -> None:
@@ -134,7 +151,10 @@ def _fill(node: dict[str, Any], style: Style) -> None:
 def _bound(node: dict[str, Any], style: Style) -> None:
     types = _types(node)
     if style.strings is not None and "string" in types and not FIXES_TEXT & node.keys():
-        node["maxLength"] = max(style.strings, _number(node.get("minLength")))
+        room = style.strings * (ROOM if SHAPES_TEXT & node.keys() else 1)
+        node["maxLength"] = max(room, _number(node.get("minLength")))
+    if style.digits is not None and {"number", "integer"} & {*map(str, types)}:
+        _bound_number(node, 10**style.digits)
     if style.items is None:
         return
     if "array" in types and "maxItems" not in node:
@@ -143,6 +163,22 @@ def _bound(node: dict[str, Any], style: Style) -> None:
     is_map = not node.get("properties") and not node.get("required") and node.get("additionalProperties") is not False
     if "object" in types and is_map and "maxProperties" not in node:
         node["maxProperties"] = max(style.items, _number(node.get("minProperties")))
+
+
+def _bound_number(node: dict[str, Any], most: int) -> None:
+    """Both ends within reach of the one that is given; and no endless fractions."""
+    low, high = (_first_number(node, f"{end}imum", f"exclusive{end.title()}imum") for end in ("min", "max"))
+    if low is None:
+        node["minimum"] = -most if high is None else high - most
+    if high is None:
+        node["maximum"] = most if low is None else low + most
+    if low is None and high is None and "multipleOf" not in node:
+        node["type"] = ["integer" if kind == "number" else kind for kind in _types(node)]
+
+
+def _first_number(node: dict[str, Any], *keys: str) -> int | float | None:
+    values = (node.get(key) for key in keys)
+    return next((value for value in values if isinstance(value, int | float) and not isinstance(value, bool)), None)
 
 
 def _types(node: dict[str, Any]) -> list[Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Job = Callable[[], None]
+STARVED = 10  # times its limit that a job may wait for a core, or for whatever it waits
 
 
 @dataclass(slots=True)
@@ -51,10 +53,12 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._name = name
         self._inbox: queue.SimpleQueue[_Batch | None] | None = None
+        self._thread: threading.Thread | None = None
 
     def run(self, jobs: Sequence[Job], seconds: float, left: Callable[[int], None]) -> dict[int, Exception]:
-        """Run all jobs; what failed, by place. A job that runs for `seconds` to twice as long fails with
-        `TimeoutError`, and is still running; `left` is told its place before the next begins.
+        """Run all jobs; what failed, by place. A job that computes for `seconds` to twice as long fails with
+        `TimeoutError`, and is still running; `left` is told its place before the next begins. Time in which the
+        machine lets it wait does not count, up to a limit.
         """
         failed: dict[int, Exception] = {}
         at = 0
@@ -73,22 +77,34 @@ class Worker:
     def close(self) -> None:
         if self._inbox is not None:
             self._inbox.put(None)
-            self._inbox = None
+            self._inbox = self._thread = None
 
     def _wait(self, batch: _Batch, seconds: float) -> int | None:
         """None when all are done, or the place of one that was left behind with its thread."""
-        seen = -1
+        seen, waited, begin = -1, 0, 0.0
         while not batch.done.wait(seconds):
-            if batch.at == seen and batch.leave(seen):
-                self._inbox = None
+            if batch.at != seen:
+                seen, waited, begin = batch.at, 0, self._computed()
+                continue
+            waited += 1
+            if (waited >= STARVED or self._computed() - begin >= seconds) and batch.leave(seen):
+                self._inbox = self._thread = None
                 return seen
-            seen = batch.at
         return None
+
+    def _computed(self) -> float:
+        """Seconds that the thread has had a core; of the wall clock where the system does not say."""
+        thread = self._thread
+        if thread is None or not thread.is_alive() or not hasattr(time, "pthread_getcpuclockid"):
+            return time.monotonic()
+        assert thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
     def _open(self) -> queue.SimpleQueue[_Batch | None]:
         if self._inbox is None:
             self._inbox = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(self._inbox,), name=self._name, daemon=True).start()
+            self._thread = threading.Thread(target=_serve, args=(self._inbox,), name=self._name, daemon=True)
+            self._thread.start()
         return self._inbox
 
 

@@ -20,7 +20,7 @@ from typing import Protocol
 from ramify.cache.ledger import FULL, Ledger
 from ramify.cache.prefix import Match
 from ramify.core.errors import BadRequest, Overloaded, UserError
-from ramify.core.finish import Finish
+from ramify.core.finish import Finish, internal_error
 from ramify.schedule.budget import Reserve, StepBudget
 from ramify.schedule.drafter import Drafter, NoDrafter
 from ramify.schedule.gate import FollowTheLeader, Gate, Refuse, Wait
@@ -386,6 +386,13 @@ class Scheduler:
             self.reserve.fell_short()
         return True
 
+    def put_back(self, rids: Iterable[str]) -> None:
+        """Back to the queue with these, as far as they run: they have to pass the gates again."""
+        for rid in rids:
+            request = self.requests.get(rid)
+            if request is not None and request.status is Status.RUNNING:
+                self._preempt(request)
+
     def preempt_all(self) -> None:
         """Everything that runs goes back to the queue, and its pages to the cache."""
         for request in list(self.running):
@@ -460,8 +467,8 @@ class Scheduler:
 
     def _begin(self, request: Request) -> bool:
         """Whatever has to come first comes with the prompt. False if that is all that there is to say."""
-        if request.guide is not FREE and request.outputs == 0 and request.wants is None:
-            self._jump(request)
+        if request.guide is not FREE and request.outputs == 0:
+            self._jump([request])
         if request.finish is not None:
             self._news.append(request.take_reply())
         return request.finish is None
@@ -533,7 +540,7 @@ class Scheduler:
         """Learn what a step gave. Rows of requests that have since ended or moved on are recognised and dropped."""
         self.ledger.copied(result.done_copies)
         self.counts.computed_tokens += plan.tokens
-        replies = []
+        replies, guided = [], []
         slots, special = self._slots, bool(result.faults or result.logprobs or self._suspects)
         for index, row in enumerate(plan.rows):
             request = slots[row.slot]
@@ -543,14 +550,24 @@ class Scheduler:
             request.yielding -= row.sample
             if special or row.count > 1 or request.computed < request.catch_up or request.guide is not FREE:
                 self._advance(request, row, result, index)
+                if request.guide is not FREE and result.tokens[index] and request.finish is None:
+                    guided.append(request)
+                    continue
             else:
                 request.computed += 1
                 self._take_token(request, result.tokens[index][0])
             unsent = len(request.unsent)
             if request.finish is not None or 0 < request.stride <= unsent or self._begins(request, unsent):
                 replies.append(request.take_reply())
+        if guided:
+            self._jump(guided)
+            replies += [r.take_reply() for r in guided if self._has_news(r)]
         self.ledger.settle(plan.step)
         return replies
+
+    def _has_news(self, request: Request) -> bool:
+        unsent = len(request.unsent)
+        return request.finish is not None or 0 < request.stride <= unsent or self._begins(request, unsent)
 
     def _begins(self, request: Request, unsent: int) -> bool:
         """A stream in long strides tells of its first token at once."""
@@ -581,7 +598,7 @@ class Scheduler:
             self._end(request, Finish.at_length(0))
 
     def _take(self, request: Request, tokens: list[int]) -> int:
-        """Append what was sampled, up to an end, and what has to follow it. Returns how many sampled ones count."""
+        """Append what was sampled, up to an end. Returns how many of these count."""
         taken = 0
         while taken < len(tokens) and request.finish is None:
             if request.expected:
@@ -589,14 +606,20 @@ class Scheduler:
             else:
                 self._take_token(request, tokens[taken])
             taken += 1
-        if taken and request.guide is not FREE and request.wants is None:
-            self._jump(request)
         return taken
 
-    def _jump(self, request: Request) -> None:
-        """Take what its guide leaves no choice about. If a row is in flight, the first of it is what it will yield."""
-        if request.finish is not None or request.expected:
-            return
+    def _jump(self, requests: Sequence[Request]) -> None:
+        """Take what guides leave no choice about, after one question for all of them. A token that was never sampled
+        has no log probability.
+        """
+        jumping = [request for request in requests if request.wants is None and not request.expected]
+        if jumping:
+            self.guides.look(requests)
+        for request in jumping:
+            self._take_forced(request)
+
+    def _take_forced(self, request: Request) -> None:
+        """If a row is in flight, the first of what is forced is what it will yield."""
         forced = request.guide.forced(request.remaining)
         request.expected = min(len(forced), request.yielding)
         request.jumped += len(forced)
@@ -639,7 +662,7 @@ class Scheduler:
 
     # -- when a step raises ------------------------------------------------------------------------------------------
 
-    def retract(self, plans: Sequence[Plan], error: BaseException) -> list[Reply]:
+    def retract(self, plans: Sequence[Plan]) -> list[Reply]:
         """`plans[0]` raised, and the steps launched after it cannot be trusted; all of them are over.
 
         Their requests go back to the queue as suspects and are tried alone, in small steps, until one succeeds. A
@@ -650,9 +673,9 @@ class Scheduler:
         for plan in plans:
             self.ledger.copied([copy.ticket for copy in plan.copies])
             self._distrust_copies(plan)
-            for request in self._requests_of(plan):
+            for request in self.requests_of(plan):
                 if alone and plan is plans[0] and request in self._suspects:
-                    self._end(request, Finish.abort(f"the model failed on this request: {error}", 500, "model_failed"))
+                    self._end(request, internal_error(request.id, "model_failed"))
                     replies.append(request.take_reply())
                 else:
                     self._preempt(request)
@@ -679,7 +702,7 @@ class Scheduler:
                 found.append(Guided(index, request, request.tokens[request.planned] if request.expected else None))
         return found
 
-    def _requests_of(self, plan: Plan) -> list[Request]:
+    def requests_of(self, plan: Plan) -> list[Request]:
         """The requests that a plan opened or computes and that are still where it left them."""
         places = {(row.slot, row.epoch) for row in plan.rows} | {(new.slot, new.epoch) for new in plan.opened}
         found = [self._slots[slot] for slot, epoch in sorted(places)]

@@ -26,6 +26,9 @@ class EngineEnd(Protocol):
 
     def broadcast(self, message: ToClient) -> None: ...
 
+    def wake(self) -> None:
+        """From any thread: `take` returns without a message, the one that waits or else the next that would."""
+
     def close(self) -> None: ...
 
 
@@ -42,24 +45,30 @@ class ClientEnd(Protocol):
     def close(self) -> None: ...
 
 
+_Inbox = queue.SimpleQueue[ToEngine | None]  # None only wakes
+
+
 class _InprocEngineEnd:
-    def __init__(self, inbox: queue.SimpleQueue[ToEngine], outbox: queue.SimpleQueue[ToClient]) -> None:
+    def __init__(self, inbox: _Inbox, outbox: queue.SimpleQueue[ToClient]) -> None:
         self._inbox, self._outbox = inbox, outbox
 
     def take(self, timeout: float | None) -> list[ToEngine]:
-        taken: list[ToEngine] = []
+        taken: list[ToEngine | None] = []
         try:
             taken.append(self._inbox.get(block=timeout != 0, timeout=timeout or None))
             while True:
                 taken.append(self._inbox.get_nowait())
         except queue.Empty:
-            return taken
+            return [message for message in taken if message is not None]
 
     def send(self, origin: int, message: ToClient) -> None:
         self._outbox.put(message)
 
     def broadcast(self, message: ToClient) -> None:
         self._outbox.put(message)
+
+    def wake(self) -> None:
+        self._inbox.put(None)
 
     def close(self) -> None:
         self._outbox.put(Farewell("the engine has stopped"))
@@ -68,7 +77,7 @@ class _InprocEngineEnd:
 class _InprocClientEnd:
     origin = 0
 
-    def __init__(self, inbox: queue.SimpleQueue[ToEngine], outbox: queue.SimpleQueue[ToClient]) -> None:
+    def __init__(self, inbox: _Inbox, outbox: queue.SimpleQueue[ToClient]) -> None:
         self._inbox, self._outbox = inbox, outbox
 
     def send(self, message: ToEngine) -> None:
@@ -83,7 +92,7 @@ class _InprocClientEnd:
 
 def inproc() -> tuple[EngineEnd, ClientEnd]:
     """Both ends of a channel within one process; messages are passed as they are."""
-    inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+    inbox: _Inbox = queue.SimpleQueue()
     outbox: queue.SimpleQueue[ToClient] = queue.SimpleQueue()
     return _InprocEngineEnd(inbox, outbox), _InprocClientEnd(inbox, outbox)
 
@@ -113,6 +122,9 @@ class ZmqEngineEnd:
         self._out = [_socket(zmq.PUSH) for _ in range(workers)]
         for origin, out in enumerate(self._out):
             out.connect(_address(folder, f"api-{origin}"))
+        self._own = _socket(zmq.PUSH)
+        self._own.connect(_address(folder, "engine"))
+        self._waking = threading.Lock()
         self._again = zmq.Again
 
     def take(self, timeout: float | None) -> list[ToEngine]:
@@ -121,7 +133,9 @@ class ZmqEngineEnd:
             return taken
         try:
             while True:
-                taken.append(codec.decode_to_engine(self._in.recv(1)))  # 1: do not block
+                frame = self._in.recv(1)  # 1: do not block
+                if frame:
+                    taken.append(codec.decode_to_engine(frame))
         except self._again:
             return taken
 
@@ -133,9 +147,13 @@ class ZmqEngineEnd:
         for origin in range(len(self._out)):
             self.send(origin, message)
 
+    def wake(self) -> None:
+        with self._waking:
+            self._own.send(b"")
+
     def close(self) -> None:
         self.broadcast(Farewell("the engine has stopped"))
-        for socket in (self._in, *self._out):
+        for socket in (self._in, self._own, *self._out):
             socket.close()
 
 
