@@ -47,6 +47,7 @@ def test_several_at_once(stories: Server) -> None:
         ("/v1/score", {"query": "a", "items": [], "label_token_ids": [1]}, "items"),
         ("/v1/score", {"query": "a", "items": ["b"], "label_token_ids": [99999]}, "label_token_ids"),
         ("/v1/score", {"query": "a", "items": ["b"], "label_token_ids": [5], "temperature": 0}, "temperature"),
+        ("/v1/score", {"query": "a", "items": ["b"], "label_token_ids": [5], "temperature": 1e16}, "temperature"),
     ],
 )
 def test_what_cannot_be_done(stories: Server, path: str, body: dict, says: str) -> None:

@@ -12,7 +12,7 @@ from ramify.core.errors import BadRequest
 from ramify.engine.ask import check_ids
 from ramify.server.ask import split_prompts, tokenize
 from ramify.server.openai.answers import Text, TokenizerInfo, Tokens
-from ramify.server.openai.conversation import Reasoning, Thinking, encode, read_tools
+from ramify.server.openai.conversation import MESSAGES, TOOLS, Reasoning, Thinking, encode, read_tools
 from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -43,7 +43,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
     skip_special_tokens: bool = True
 
 
-TOKENIZE = Takes(TokenizeRequest)
+TOKENIZE = Takes(TokenizeRequest, parts={"messages": MESSAGES | None, "tools": TOOLS | None})
 DETOKENIZE = Takes(DetokenizeRequest)
 
 
