@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 START = 90.0
+PYTHON = os.environ.get("RAMIFY_TEST_PYTHON", sys.executable)  # what the server runs in
 
 
 class Server:
@@ -27,7 +28,7 @@ class Server:
     def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         port = [] if "--port" in arguments else ["--port", "0"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ramify.cli.main", "serve", *arguments, *port],
+            [PYTHON, "-m", "ramify.cli.main", "serve", *arguments, *port],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(env or {})},
@@ -162,7 +163,7 @@ def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Serv
 def refused_to_start(*arguments: str, env: dict[str, str] | None = None) -> str:
     """What a server that must not start says."""
     done = subprocess.run(
-        [sys.executable, "-m", "ramify.cli.main", "serve", *arguments, "--port", "0"],
+        [PYTHON, "-m", "ramify.cli.main", "serve", *arguments, "--port", "0"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,15 +15,21 @@ def test_there_and_back(stories: Server) -> None:
     bare = stories.post("/v1/tokenize", {"prompt": TEXT, "add_special_tokens": False})
     assert found["count"] == len(found["tokens"]) == bare["count"] + 1  # the story's beginning
     assert found["max_model_len"] == 512
-    assert stories.post("/v1/detokenize", {"tokens": bare["tokens"]}) == {"text": TEXT}
+    assert stories.post("/v1/detokenize", {"tokens": bare["tokens"]}) == {"text": TEXT, "prompt": TEXT}
     meta = stories.post("/generate", {"text": TEXT, "sampling_params": {"max_new_tokens": 0}})["meta_info"]
     assert meta["prompt_tokens"] == found["count"]
+
+
+def test_what_the_tokenizer_is(stories: Server) -> None:
+    found = stories.get("/tokenizer_info")
+    assert (found["bos_token"], found["unk_token"]) == ("<|start_story|>", "<unk>")
+    assert found["chat_template"] is None
 
 
 def test_several_at_once(stories: Server) -> None:
     found = stories.post("/tokenize", {"prompt": [TEXT, "One day"], "add_special_tokens": False})
     assert found["count"] == [len(tokens) for tokens in found["tokens"]]
-    assert stories.post("/detokenize", {"tokens": found["tokens"]}) == {"text": [TEXT, "One day"]}
+    assert stories.post("/detokenize", {"tokens": found["tokens"]})["text"] == [TEXT, "One day"]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,7 @@ def test_several_at_once(stories: Server) -> None:
         ("/v1/score", {"query": "a", "items": [], "label_token_ids": [1]}, "items"),
         ("/v1/score", {"query": "a", "items": ["b"], "label_token_ids": [99999]}, "label_token_ids"),
         ("/v1/score", {"query": "a", "items": ["b"], "label_token_ids": [5], "temperature": 0}, "temperature"),
+        ("/v1/score", {"query": "a", "items": ["b"], "label_token_ids": [5], "temperature": 1e16}, "temperature"),
     ],
 )
 def test_what_cannot_be_done(stories: Server, path: str, body: dict, says: str) -> None:

@@ -260,6 +260,8 @@ def test_parsing_alone(reciting: Server) -> None:
     ("more", "says"),
     [
         ({"tool_choice": "always"}, "none, auto, required"),
+        ({"tools": openai.omit, "extra_body": {"json_schema": "{"}}, "json_schema"),
+        ({"extra_body": {"json_schema": ""}}, "json_schema"),
         ({"tool_choice": "required", "tools": []}, "there are no tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "divide"}}}, "divide"),
         ({"tool_choice": {"type": "function"}}, "function is missing"),

@@ -147,7 +147,9 @@ def check_ids(ids: Any, vocab: int, field: str) -> None:
 
 
 def _length(ask: Ask, prompt: int, context: int) -> tuple[int, bool]:
-    """How many tokens may be generated, and whether that is a default which gives way. The texts are SGLang's."""
+    """How many tokens may be generated, and whether that is a default which gives way. The texts are SGLang's; their
+    last words are OpenAI's, by which LiteLLM knows this error from others.
+    """
     if prompt >= context:
         raise BadRequest(
             f"The input ({prompt} tokens) is longer than the model's context length ({context} tokens).",
@@ -163,7 +165,7 @@ def _length(ask: Ask, prompt: int, context: int) -> tuple[int, bool]:
             f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested a "
             f"total of {prompt + asked} tokens: {prompt} tokens from the input messages and {asked} tokens for the "
             "completion. Please reduce the number of tokens in the input messages or the completion to fit within "
-            "the limit.",
+            f"the limit. This model's maximum context length is {context} tokens.",
             param="max_new_tokens",
             code="context_length_exceeded",
         )

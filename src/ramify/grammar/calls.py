@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ramify.grammar.constraint import Constraint, dump
+from ramify.grammar.translate import check
 from ramify.text.reasoning.format import ReasoningFormat
 from ramify.text.tools.bodies import Pairs
 from ramify.text.tools.format import Frame, ToolFormat
@@ -74,7 +75,10 @@ def either(one: Format, other: Format) -> Format:
 
 
 def as_format(constraint: Constraint) -> Format | None:
-    """Any constraint as a format, to be put together with others; None for structural tags of the old shape."""
+    """Any constraint as a format, to be put together with others; None for structural tags of the old shape. Raises
+    `GrammarError` for one that could not stand alone.
+    """
+    check(constraint)
     text = constraint.text
     match constraint.kind:
         case "json_object":

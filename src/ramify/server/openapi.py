@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +45,11 @@ async def docs(request: Request, state: State, _: None) -> Response:
 def document(routes: Iterable[Route]) -> dict[str, Any]:
     """OpenAPI 3.1."""
     routes = list(routes)
-    types = [t for route in routes for t in _types(route)]
-    _, schemas = msgspec.json.schema_components([*dict.fromkeys(types), Failure], ref_template=REF)
+    types = [*dict.fromkeys(t for route in routes for t in _types(route)), Failure]
+    shown, schemas = msgspec.json.schema_components(types, ref_template=REF)
     schemas["NativeFailure"] = NATIVE_FAILURE
     for takes in {route.takes.struct: route.takes for route in routes if route.takes is not None}.values():
-        _annotate(schemas[takes.struct.__name__], takes)
+        _annotate(schemas[takes.struct.__name__], takes, dict(zip(types, shown, strict=True)))
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(route.path, {}).update(dict(_operations(route)))
@@ -67,13 +67,16 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 def _types(route: Route) -> Iterator[Any]:
     if route.takes is not None:
         yield route.takes.struct
+        yield from route.takes.parts.values()
     for answer in (route.gives, route.streams):
         if answer is not None:
             yield answer
 
 
-def _annotate(schema: dict[str, Any], takes: Takes) -> None:
+def _annotate(schema: dict[str, Any], takes: Takes, shown: Mapping[Any, dict[str, Any]]) -> None:
     """Fields without effect and fields that are refused are part of what can be known of a route."""
+    for name, part in takes.parts.items():
+        schema["properties"][name] = shown[part]
     for name, why in takes.no_effect.items():
         schema["properties"][name] = {"description": f"accepted without effect: {why}"}
     if takes.refused:
@@ -129,8 +132,13 @@ def _responses(route: Route) -> dict[str, Any]:
 
 def _event(kind: Any) -> dict[str, Any]:
     """One event of a stream; the data of the last is `[DONE]`, and of one that failed an error."""
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(kind)}
-    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    told = {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(kind)}
+    failed = {**told, "contentSchema": _ref(Failure)}
+    return {
+        "type": "object",
+        "properties": {"data": {"anyOf": [told, failed, {"const": "[DONE]"}]}},
+        "required": ["data"],
+    }
 
 
 def _ref(kind: Any) -> dict[str, Any]:

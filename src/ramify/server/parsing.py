@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from ramify.core.errors import BadRequest
 from ramify.core.registry import Registry
-from ramify.server.openai.conversation import read_tools
+from ramify.server.openai.conversation import TOOLS, read_tools
 from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -66,7 +66,7 @@ class Separated(msgspec.Struct, kw_only=True):
     blocks: list[FoundBlock] | UnsetType = UNSET
 
 
-CALLS = Takes(ParseCalls)
+CALLS = Takes(ParseCalls, parts={"tools": TOOLS})
 REASONING = Takes(SeparateReasoning)
 
 

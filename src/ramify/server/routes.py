@@ -79,6 +79,7 @@ ROUTES: tuple[Route, ...] = (
     _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
     _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
     _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
+    _get("/tokenizer_info", "user", tokens.tokenizer_info, answers.TokenizerInfo),
     _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True),
     Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES, **GENERATED),
     _post("/parse_function_call", "user", parsing.parse_function_call, parsing.CALLS, parsing.Calls),

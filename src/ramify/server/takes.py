@@ -29,12 +29,14 @@ MAX_IGNORED_SHOWN = 8
 class Takes:
     """Fields of `struct` are honoured. `no_effect` change no answer here, with the reason why not. `refused` need a
     feature that is not here, and an empty value of them is as good as none. `optional`: the body may be missing.
+    `parts`: types of fields that their handler looks into, since templates and such get them as they came.
     """
 
     struct: type[msgspec.Struct]
     no_effect: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     optional: bool = False
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [*self.honoured, *self.no_effect, *self.refused]

@@ -219,7 +219,23 @@ class Tokens(msgspec.Struct):
 
 
 class Text(msgspec.Struct):
+    """`prompt` is the text again, by vLLM's name for it."""
+
     text: str | list[str]
+    prompt: str | list[str]
+
+
+class TokenizerInfo(msgspec.Struct, kw_only=True):
+    """As vLLM tells it; a token that the model does not have is null."""
+
+    bos_token: str | None = None
+    eos_token: str | None = None
+    unk_token: str | None = None
+    pad_token: str | None = None
+    sep_token: str | None = None
+    cls_token: str | None = None
+    mask_token: str | None = None
+    chat_template: str | None = None
 
 
 class Scores(msgspec.Struct, kw_only=True):

@@ -31,9 +31,9 @@ from ramify.server.openai.answers import (
     Usage,
 )
 from ramify.server.openai.common import SamplingFields
-from ramify.server.openai.conversation import Reasoning, Thinking, encode, text_of
+from ramify.server.openai.conversation import MESSAGES, TOOLS, Reasoning, Thinking, encode, text_of
 from ramify.server.openai.reading import Told, Whole, read_whole
-from ramify.server.openai.toolchoice import tools_of
+from ramify.server.openai.toolchoice import CHOICE, tools_of
 from ramify.server.sessions import continued
 from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
@@ -88,7 +88,8 @@ REFUSED = {
     "chat_template": "templates in requests",
 }
 NAMES = {**common.NAMES, "input_ids": "messages", "top_logprobs_num": "top_logprobs"}
-TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED)
+PARTS = {"messages": MESSAGES, "tools": TOOLS | None, "tool_choice": CHOICE | None}
+TAKES = Takes(ChatRequest, NO_EFFECT, REFUSED, parts=PARTS)
 
 
 async def create(request: Request, state: State, asked: ChatRequest) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
@@ -20,29 +20,29 @@ MAX_TOOLS = 1024
 RESERVED = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "tokenize")
 
 
-class CalledFunction(msgspec.Struct, kw_only=True):
+class RequestFunctionCall(msgspec.Struct, kw_only=True):
     """`arguments` are a JSON text, as OpenAI's clients send them, or the object itself."""
 
     name: str
     arguments: str | dict[str, Any] | None = None
 
 
-class ToolCall(msgspec.Struct, kw_only=True):
+class RequestToolCall(msgspec.Struct, kw_only=True):
     """A call that the assistant made earlier."""
 
-    function: CalledFunction
+    function: RequestFunctionCall
     id: str | None = None
     type: str = "function"
 
 
-class Message(msgspec.Struct, kw_only=True):
+class RequestMessage(msgspec.Struct, kw_only=True):
     """What is checked of one turn. All its keys, known here or not, reach the template, which may read any of them."""
 
     role: str
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[RequestToolCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -71,6 +71,10 @@ class Thinking(msgspec.Struct, kw_only=True):
     """`thinking` as Anthropic and DeepSeek write it."""
 
     type: Literal["enabled", "disabled", "adaptive"]
+
+
+MESSAGES = Annotated[list[RequestMessage], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
+TOOLS = Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)]
 
 
 class Conversation(Protocol):
@@ -202,7 +206,7 @@ def text_of(message: dict[str, Any]) -> str:
 
 def _plain(where: str, given: dict[str, Any]) -> dict[str, Any]:
     """A message as templates expect it: its content one text, the arguments of its calls objects."""
-    message = convert(given, Message, where)
+    message = convert(given, RequestMessage, where)
     content = message.content
     if isinstance(content, list):
         content = "".join(_text(f"{where}.content[{place}]", part) for place, part in enumerate(content))
@@ -217,7 +221,7 @@ def _plain(where: str, given: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _called(function: CalledFunction, where: str) -> dict[str, Any]:
+def _called(function: RequestFunctionCall, where: str) -> dict[str, Any]:
     """Templates write the arguments as JSON themselves: give them the object."""
     arguments: Any = function.arguments
     if isinstance(arguments, str):

@@ -52,14 +52,16 @@ async def score(request: Request, state: State, asked: ScoreRequest) -> Response
     """Probabilities of a few tokens as the next one, after a query and each of some items."""
     state.check_open()
     state.check_model(asked.model)
-    if not 0 < asked.temperature < math.inf:
+    if not asked.temperature > 0:
         raise BadRequest("temperature should be above 0", param="temperature")
+    drawn = {"max_new_tokens": 1, "temperature": asked.temperature, "ignore_eos": True}
+    params = SamplingParams.parse(drawn, where="")
     if not 0 < len(asked.label_token_ids) <= MAX_IDS:
         raise BadRequest(f"label_token_ids should be 1 to {MAX_IDS} token ids", param="label_token_ids")
     check_ids(asked.label_token_ids, state.resolved.model.vocab, "label_token_ids")
     rid = new_rid()
     prompts = await _prompts(state, asked)
-    asks = [_ask(asked, tokens, f"{rid}_{number}") for number, tokens in enumerate(prompts)]
+    asks = [_ask(asked, params, tokens, f"{rid}_{number}") for number, tokens in enumerate(prompts)]
     generations = await collect(state, asks)
     logprobs = [_labels(generation) for generation in generations]
     answer = Scores(
@@ -85,11 +87,11 @@ async def _prompts(state: State, asked: ScoreRequest) -> list[list[int]]:
     return await tokenize(state, joined) if kind is str else joined
 
 
-def _ask(asked: ScoreRequest, tokens: list[int], rid: str) -> Ask:
+def _ask(asked: ScoreRequest, params: SamplingParams, tokens: list[int], rid: str) -> Ask:
     """One token is drawn and thrown away; what it was drawn from is wanted."""
     return Ask(
         tokens=tokens,
-        params=SamplingParams(max_new_tokens=1, temperature=asked.temperature, ignore_eos=True),
+        params=params,
         rid=rid,
         return_logprob=True,
         token_ids_logprob=asked.label_token_ids,

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from ramify.core.errors import BadRequest
 from ramify.engine.ask import check_ids
 from ramify.server.ask import split_prompts, tokenize
-from ramify.server.openai.answers import Text, Tokens
-from ramify.server.openai.conversation import Reasoning, Thinking, encode, read_tools
+from ramify.server.openai.answers import Text, TokenizerInfo, Tokens
+from ramify.server.openai.conversation import MESSAGES, TOOLS, Reasoning, Thinking, encode, read_tools
 from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -43,7 +43,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
     skip_special_tokens: bool = True
 
 
-TOKENIZE = Takes(TokenizeRequest)
+TOKENIZE = Takes(TokenizeRequest, parts={"messages": MESSAGES | None, "tools": TOOLS | None})
 DETOKENIZE = Takes(DetokenizeRequest)
 
 
@@ -78,4 +78,11 @@ async def detokenize_text(request: Request, state: State, asked: DetokenizeReque
         check_ids(tokens, state.resolved.model.vocab, "tokens")
     words = state.words()
     texts = [await state.off_loop(words.decode, tokens, asked.skip_special_tokens) for tokens in lists]
-    return as_json(Text(texts if many else texts[0]))
+    text = texts if many else texts[0]
+    return as_json(Text(text, text))
+
+
+async def tokenizer_info(request: Request, state: State, _: None) -> Response:
+    """Show the special tokens and the chat template, by which clients without the tokenizer's files work."""
+    words = state.words()
+    return as_json(TokenizerInfo(**words.names, chat_template=words.chat_template))

@@ -35,6 +35,9 @@ class ToolChoice(msgspec.Struct, kw_only=True):
     allowed_tools: AllowedTools | None = None
 
 
+CHOICE = Literal["none", "auto", "required"] | ToolChoice
+
+
 class Asked(Protocol):
     tools: list[dict[str, Any]] | None
     tool_choice: str | dict[str, Any] | None
