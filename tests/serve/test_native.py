@@ -184,6 +184,22 @@ def test_cached_tokens_are_told_and_salts_separate(stories: Server) -> None:
     assert salted["meta_info"]["cached_tokens"] == 0
 
 
+def test_every_prompt_of_a_list_may_have_its_own_key_and_place(stories: Server) -> None:
+    text = "One day a very large cat went to the river and caught a blue fish. "
+    body = {"text": [text, text], "sampling_params": GREEDY, "rid": ["left", "right"], "priority": [1, None]}
+    keys = {"extra_key": ["one tenant", None], "cache_salt": [None, "another"]}
+    first = stories.post("/generate", {**body, **keys})
+    assert [a["meta_info"]["id"] for a in first] == ["left", "right"]
+    assert [a["meta_info"]["cached_tokens"] for a in first] == [0, 0]
+    alone = [{"extra_key": "one tenant"}, {"cache_salt": "another"}, {"extra_key": "a third"}]
+    found = [stories.post("/generate", {"text": text, "sampling_params": GREEDY, **key}) for key in alone]
+    assert [a["meta_info"]["cached_tokens"] > 0 for a in found] == [True, True, False]
+    prompts = {"prompt": [text, text], "max_tokens": 1, "extra_key": ["one tenant", "a fourth"], "rid": ["c", "d"]}
+    usage = stories.post("/v1/completions", {**prompts, "return_cached_tokens_details": True})
+    assert usage["id"] == "c"
+    assert usage["sglext"]["cached_tokens_details"]["device"] > 0
+
+
 def test_flush(stories: Server) -> None:
     stories.post("/generate", {"text": PROMPT, "sampling_params": GREEDY})
     status, headers, body = stories.request("/flush_cache?timeout=5", method="POST")

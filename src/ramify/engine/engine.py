@@ -125,7 +125,7 @@ class Engine:
         """Generate from text or token ids, one prompt or a list.
 
         `asked` are, by the names of `/generate`: return_logprob, logprob_start_len, top_logprobs_num,
-        token_ids_logprob, rid, extra_key (each one value, or a list with one for every prompt), priority and
+        token_ids_logprob, rid, extra_key, priority (each one value, or a list with one for every prompt) and
         return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output}) make a prompt a turn
         of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a list or for
         `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request is
@@ -189,12 +189,9 @@ class Engine:
             "top_logprobs": each(top_logprobs_num, count, "top_logprobs_num", number, 0),
             "token_ids_logprob": each_ids(token_ids_logprob, count, "token_ids_logprob"),
             "salt": each(extra_key, count, "extra_key", key, ""),
+            "priority": [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
         }
-        same: dict[str, Any] = {
-            "stream": stream,
-            "arrived": time.monotonic(),
-            "priority": priority_of(priority, low_first),
-        }
+        same: dict[str, Any] = {"stream": stream, "arrived": time.monotonic()}
         asks = [Ask(**dict(zip(columns, row, strict=True)), **same) for row in zip(*columns.values(), strict=True)]
         version = self.resolved.settings.model.weight_version
         return Job(asks, Shape(self.tokenizer, version, return_text_in_logprobs), one)

@@ -14,12 +14,12 @@ from starlette.responses import Response
 import ramify
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, SessionParams, check_rid, new_rid
+from ramify.engine.ask import Ask, SessionParams
 from ramify.engine.constraints import of_sampling
 from ramify.engine.engine import info_of
 from ramify.engine.generation import Generation, News
 from ramify.engine.outputs import Flat, Shape
-from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
+from ramify.server.ask import per_item, request_ids, routes_of, split_prompts, tokenize
 from ramify.server.feed import Feed, collect
 from ramify.server.sessions import continued, one_each
 from ramify.server.sse import EventStream, as_json, frame
@@ -46,9 +46,9 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     return_flat_raw_output_top_logprobs: bool = False
     return_flat_raw_top_logprobs_b64: bool = False
     return_prompt_token_ids: bool = False
-    priority: int | None = None
-    extra_key: str | None = None
-    cache_salt: str | None = None
+    priority: int | list[int | None] | None = None
+    extra_key: str | list[str | None] | None = None
+    cache_salt: str | list[str | None] | None = None
     session_params: SessionParams | list[SessionParams] | None = None
     no_logs: bool = False
 
@@ -163,13 +163,13 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     params = [SamplingParams.parse(raw) for raw, _ in split]
     if len({p.n for p in params}) > 1:
         raise BadRequest("all sampling_params must agree on n", param="n")
-    rids = _rids(asked.rid, count, batch)
+    rids = request_ids(asked.rid, count, batch)
     wanted = per_item(asked.return_logprob, count, "return_logprob")
     starts = per_item(asked.logprob_start_len, count, "logprob_start_len")
     tops = per_item(asked.top_logprobs_num, count, "top_logprobs_num")
     ids = _per_prompt_ids(asked.token_ids_logprob, count)
-    priority = check_priority(asked.priority, state.resolved.settings.schedule.schedule_low_priority_values_first)
-    salt, now = salt_of(asked.extra_key, asked.cache_salt), time.monotonic()
+    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, count)
+    now = time.monotonic()
     sessions = one_each(asked.session_params, count, batch)
     prompts = [await continued(state, sessions[i], tokens[i]) for i in range(count)]
     asks = [
@@ -183,10 +183,9 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             top_logprobs=tops[i] or 0,
             token_ids_logprob=ids[i] or (),
             notes=split[i][1],
-            priority=priority,
-            salt=salt,
             arrived=now,
             turn=prompts[i][1],
+            **routes[i],
         )
         for i in range(count)
     ]
@@ -206,18 +205,6 @@ def _per_prompt_ids(value: Any, count: int) -> list[Any]:
     if value and any(isinstance(entry, list) or entry is None for entry in value):
         return per_item(value, count, "token_ids_logprob")
     return [value] * count
-
-
-def _rids(rid: Any, count: int, batch: bool) -> list[str]:
-    """As SGLang numbers them: a string for a batch becomes `<rid>_<i>`."""
-    if rid is None:
-        return [new_rid() for _ in range(count)]
-    if isinstance(rid, str):
-        check_rid(rid)
-        return [f"{rid}_{index}" for index in range(count)] if batch else [rid]
-    if len(rid) != count or len(set(rid)) != count:
-        raise BadRequest("rid needs a different id for each prompt", param="rid")
-    return [check_rid(one) for one in rid]
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

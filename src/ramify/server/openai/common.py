@@ -13,7 +13,7 @@ from ramify.core.params import SamplingParams
 from ramify.engine.ask import SessionParams
 from ramify.engine.constraints import of_request
 from ramify.engine.generation import Generation
-from ramify.server.ask import check_priority, salt_of
+from ramify.server.ask import routes_of
 from ramify.server.openai.answers import (
     CachedTokens,
     CachedTokensDetails,
@@ -42,7 +42,9 @@ class StreamOptions(msgspec.Struct, kw_only=True):
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """Fields of both completion routes: OpenAI's, and SGLang's extensions."""
+    """Fields of both completion routes: OpenAI's, and SGLang's extensions. Lists of ids and keys have one for each
+    prompt.
+    """
 
     model: str = "default"
     frequency_penalty: float | None = None
@@ -64,10 +66,10 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     no_stop_trim: bool = False
     ignore_eos: bool = False
     skip_special_tokens: bool = True
-    rid: str | None = None
+    rid: str | list[str] | None = None
     priority: int | None = None
-    extra_key: str | None = None
-    cache_salt: str | None = None
+    extra_key: str | list[str | None] | None = None
+    cache_salt: str | list[str | None] | None = None
     response_format: dict[str, Any] | None = None
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
@@ -165,11 +167,7 @@ def _bias(bias: dict[str, float] | None) -> dict[int, float] | None:
 
 def routing(state: State, asked: SamplingFields) -> dict[str, Any]:
     """Where a request stands in the queue and whose prefixes it shares."""
-    low_first = state.resolved.settings.schedule.schedule_low_priority_values_first
-    return {
-        "priority": check_priority(asked.priority, low_first),
-        "salt": salt_of(asked.extra_key, asked.cache_salt),
-    }
+    return routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, 1)[0]
 
 
 def usage(state: State, generations: Sequence[Generation], reasoning: int = 0) -> Usage:

@@ -10,9 +10,9 @@ from starlette.requests import Request
 
 from ramify.core.errors import BadRequest
 from ramify.core.finish import Finish
-from ramify.engine.ask import Ask, check_rid, new_rid
+from ramify.engine.ask import Ask, new_rid
 from ramify.engine.generation import Generation, News
-from ramify.server.ask import split_prompts, tokenize
+from ramify.server.ask import request_ids, routes_of, split_prompts, tokenize
 from ramify.server.feed import Feed, collect
 from ramify.server.native import rids_of
 from ramify.server.openai import common
@@ -28,6 +28,8 @@ DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
+    """The body of `/v1/completions`."""
+
     prompt: str | list[str | int | list[int]]
     max_tokens: int | None = None
     echo: bool | None = None
@@ -63,12 +65,13 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
         raise BadRequest("echo does not go with session_params: the session has the prompt", param="echo")
     (session, *_) = one_each(asked.session_params, len(prompts), batch=False)
     turns = [await continued(state, session, prompt) for prompt in prompts]
-    rid = new_rid() if asked.rid is None else check_rid(asked.rid)
+    rids = request_ids(new_rid() if asked.rid is None else asked.rid, len(prompts), len(prompts) > 1)
+    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, len(prompts))
     return [
         Ask(
             tokens=tokens,
             params=params,
-            rid=rid if len(prompts) == 1 else f"{rid}_{number}",
+            rid=rid,
             stream=asked.streams,
             usual=DEFAULT_MAX_TOKENS,
             notes=notes,
@@ -77,9 +80,9 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
             top_logprobs=asked.logprobs or 0,
             arrived=time.monotonic(),
             turn=turn,
-            **common.routing(state, asked),
+            **route,
         )
-        for number, (tokens, turn) in enumerate(turns)
+        for (tokens, turn), rid, route in zip(turns, rids, routes, strict=True)
     ]
 
 
@@ -98,7 +101,8 @@ class _Answer:
         prompts, _ = split_prompts(asked.prompt, "prompt")
         self._texts = {rid: prompt for ask, prompt in zip(asks, prompts, strict=True) for rid in rids_of(ask)}
         self._index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
-        self._id = asks[0].rid if len(asks) == 1 else asks[0].rid.rpartition("_")[0]
+        numbered = len(asks) > 1 and not isinstance(asked.rid, list)
+        self._id = asks[0].rid.rpartition("_")[0] if numbered else asks[0].rid
         self._created = int(time.time())
         self._sent: dict[str, int] = {}  # tokens told of, by request
         self._finished: list[Generation] = []
