@@ -80,6 +80,13 @@ def test_the_stream_is_cumulative_and_adds_up(stories: Server) -> None:
     assert [e["meta_info"]["finish_reason"] is None for e in events] == [True] * 7 + [False]
 
 
+def test_streams_tell_the_ids_of_the_prompt(stories: Server) -> None:
+    body = {"text": PROMPT, "sampling_params": GREEDY, "return_prompt_token_ids": True}
+    ids = stories.post("/generate", body)["prompt_token_ids"]
+    assert len(ids) == 6
+    assert all(event["prompt_token_ids"] == ids for event in stories.events("/generate", {**body, "stream": True}))
+
+
 def test_a_batch_streams_with_indexes(stories: Server) -> None:
     events = stories.events("/generate", {"text": [PROMPT, "One day, "], "sampling_params": GREEDY, "stream": True})
     assert {e["index"] for e in events} == {0, 1}

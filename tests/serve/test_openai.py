@@ -177,6 +177,22 @@ def test_chat_logprobs(client: OpenAI) -> None:
     assert tokens == [t.token for t in found.content]
 
 
+def test_streams_tell_token_ids(server: Server) -> None:
+    chat = {"messages": CHAT, "max_tokens": 6, "temperature": 0, "return_token_ids": True}
+    (whole,) = server.post("/v1/chat/completions", chat)["choices"]
+    events = [e["choices"][0] for e in server.events("/v1/chat/completions", {**chat, "stream": True})]
+    assert events[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert not any("prompt_token_ids" in e for e in events[1:])
+    assert [i for e in events for i in e.get("response_token_ids", [])] == whole["response_token_ids"]
+    text = {"prompt": PROMPT, "max_tokens": 6, "temperature": 0, "return_token_ids": True}
+    (whole,) = server.post("/v1/completions", text)["choices"]
+    events = [e["choices"][0] for e in server.events("/v1/completions", {**text, "stream": True})]
+    assert events[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert [i for e in events for i in e["token_ids"]] == whole["token_ids"]
+    plain = server.events("/v1/chat/completions", {**chat, "stream": True, "return_token_ids": False})
+    assert not any("token_ids" in key for e in plain for key in e["choices"][0])
+
+
 def test_content_parts_are_joined(client: OpenAI) -> None:
     parts = [{"type": "text", "text": "Once upon"}, {"type": "text", "text": " a time"}]
     answer = client.chat.completions.create(

@@ -34,7 +34,7 @@ class Flat:
 
 
 class Shape:
-    """How much of a generation is shown: `text_in_logprobs` spells the tokens out."""
+    """How much of a generation is shown: `text_in_logprobs` spells the tokens out, `prompt_ids` shows the prompt's."""
 
     def __init__(
         self,
@@ -42,20 +42,24 @@ class Shape:
         weight_version: str,
         text_in_logprobs: bool = False,
         flat: Flat = Flat(),
+        prompt_ids: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._weight_version = weight_version
         self._spell = text_in_logprobs
         self._flat = flat
+        self._prompt_ids = prompt_ids
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """Everything so far."""
         return self.part(generation, 0, len(generation.ids), generation.text)
 
     def part(self, generation: Generation, first: int, last: int, text: str) -> dict[str, Any]:
-        """Output tokens from `first` to `last`, with `text`."""
+        """Output tokens from `first` to `last`, with `text`; what is said of the prompt comes with the first."""
         shown: dict[str, Any] = {"text": text} if self._tokenizer is not None else {}
         shown["output_ids"] = generation.ids[first:last]
+        if self._prompt_ids and first == 0:
+            shown["prompt_token_ids"] = generation.submit.tokens
         shown["meta_info"] = self.meta(generation, first, last)
         return shown
 
@@ -80,23 +84,31 @@ class Shape:
         return meta
 
     def _logprobs(self, generation: Generation, wants: LogprobsWanted, first: int, last: int) -> dict[str, Any]:
-        prompt, output = generation.prompt_logprobs, generation.output_logprobs or TokenLogprobs(0, [])
-        ids = generation.ids[first:last]
-        shown: dict[str, Any] = {
-            "input_token_logprobs": self._prompt(generation, wants, prompt),
-            "output_token_logprobs": self._pairs(output.values[first:last], ids),
-            "output_token_logprobs_length": last - first,
-        }
+        of_prompt = self._prompt_logprobs(generation, wants) if first == 0 else {}
+        return {**of_prompt, **self._output_logprobs(generation, wants, first, last)}
+
+    def _prompt_logprobs(self, generation: Generation, wants: LogprobsWanted) -> dict[str, Any]:
+        prompt = generation.prompt_logprobs
+        shown: dict[str, Any] = {"input_token_logprobs": self._prompt(generation, wants, prompt)}
         if wants.top and self._flat.prompt:
             shown |= self._flattened("input", prompt, wants.start == 0, slice(None), wants.top)
         elif wants.top:
             shown["input_top_logprobs"] = self._led(wants, self._tops(prompt, None, None))
+        if wants.ids:
+            shown["input_token_ids_logprobs"] = self._led(wants, self._chosen(prompt, wants, None, None))
+        return shown
+
+    def _output_logprobs(self, generation: Generation, wants: LogprobsWanted, first: int, last: int) -> dict[str, Any]:
+        output = generation.output_logprobs or TokenLogprobs(0, [])
+        shown: dict[str, Any] = {
+            "output_token_logprobs": self._pairs(output.values[first:last], generation.ids[first:last]),
+            "output_token_logprobs_length": last - first,
+        }
         if wants.top and self._flat.output:
             shown |= self._flattened("output", output, False, slice(first, last), wants.top)
         elif wants.top:
             shown["output_top_logprobs"] = self._tops(output, first, last)
         if wants.ids:
-            shown["input_token_ids_logprobs"] = self._led(wants, self._chosen(prompt, wants, None, None))
             shown["output_token_ids_logprobs"] = self._chosen(output, wants, first, last)
         return shown
 

@@ -17,7 +17,7 @@ from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, SessionParams
 from ramify.engine.constraints import of_sampling
 from ramify.engine.engine import info_of
-from ramify.engine.generation import Generation, News
+from ramify.engine.generation import News
 from ramify.engine.outputs import Flat, Shape
 from ramify.server.ask import per_item, request_ids, routes_of, split_prompts, tokenize
 from ramify.server.feed import Feed, collect
@@ -130,7 +130,7 @@ async def generate(request: Request, state: State, asked: GenerateRequest) -> An
         feed = Feed(state, asks, logged=not asked.no_logs)
         return await EventStream.over(_Frames(state, asks, shape, many), feed, keep_alive)
     generations = await collect(state, asks, logged=not asked.no_logs)
-    outputs = [_output(shape, generation, asked) for generation in generations]
+    outputs = [shape.whole(generation) for generation in generations]
     return as_json(outputs if many else outputs[0])
 
 
@@ -145,14 +145,7 @@ def _shape(state: State, asked: GenerateRequest) -> Shape:
         asked.return_flat_raw_top_logprobs_b64,
     )
     version = state.resolved.settings.model.weight_version
-    return Shape(state.tokenizer, version, asked.return_text_in_logprobs, flat)
-
-
-def _output(shape: Shape, generation: Generation, asked: GenerateRequest) -> dict[str, Any]:
-    output = shape.whole(generation)
-    if asked.return_prompt_token_ids:
-        output["prompt_token_ids"] = generation.submit.tokens
-    return output
+    return Shape(state.tokenizer, version, asked.return_text_in_logprobs, flat, asked.return_prompt_token_ids)
 
 
 async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:

@@ -135,6 +135,7 @@ class _Answer:
         self._asked = asked
         self._index = {rid: number for number, rid in enumerate(rids_of(ask))}
         self._id = ask.rid
+        self._prompt = list(ask.tokens)
         self._created = int(time.time())
         self._sent: dict[str, int] = {}  # tokens told of, by request
         self._finished: list[Generation] = []
@@ -191,8 +192,10 @@ class _Answer:
 
     def begin(self) -> bytes:
         """The role of each choice."""
-        opening = Delta(role="assistant", content="")
-        return b"".join(frame(self._chunk([ChunkChoice(index=i, delta=opening)])) for i in self._index.values())
+        opening, asked = Delta(role="assistant", content=""), self._asked
+        prompt = self._prompt if asked.return_token_ids or asked.return_prompt_token_ids else UNSET
+        choices = (ChunkChoice(index=i, delta=opening, prompt_token_ids=prompt) for i in self._index.values())
+        return b"".join(frame(self._chunk([choice])) for choice in choices)
 
     def news(self, news: News) -> bytes:
         options = self._asked.stream_options
@@ -218,8 +221,10 @@ class _Answer:
         rid = generation.submit.rid
         index, first = self._index[rid], sent.get(rid, 0)
         logprobs = self._logprobs(generation, first, news.tokens) if news.tokens > first else None
-        if news.text or logprobs:
+        ids = generation.ids[first : news.tokens] if self._asked.return_token_ids else UNSET
+        if news.text or logprobs or ids:
             sent[rid] = news.tokens
-            yield ChunkChoice(index=index, delta=Delta(content=news.text), logprobs=logprobs)
+            delta = Delta(content=news.text)
+            yield ChunkChoice(index=index, delta=delta, logprobs=logprobs, response_token_ids=ids)
         if (finish := news.finish) is not None:
             yield ChunkChoice(index=index, delta=Delta(), finish_reason=finish.type, matched_stop=finish.matched)

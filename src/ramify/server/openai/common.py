@@ -41,6 +41,17 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     include_obfuscation: bool = False
 
 
+class StructuredOutputs(msgspec.Struct, kw_only=True):
+    """vLLM's way to say what an answer must look like: one of these."""
+
+    json: str | dict[str, Any] | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+
+
 class SamplingFields(msgspec.Struct, kw_only=True):
     """Fields of both completion routes: OpenAI's, and SGLang's extensions. Lists of ids and keys have one for each
     prompt.
@@ -74,6 +85,11 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
     ebnf: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     return_token_ids: bool = False
     return_cached_tokens_details: bool = False
     session_params: SessionParams | None = None
@@ -148,8 +164,21 @@ def sampling_params(state: State, asked: SamplingFields, max_tokens: int | None)
 
 
 def notes(asked: SamplingFields) -> dict[str, bytes]:
-    """What the answer must look like."""
-    native = {"json_schema": asked.json_schema, "regex": asked.regex, "ebnf": asked.ebnf}
+    """What the answer must look like: SGLang's fields and vLLM's say the same."""
+    outputs = asked.structured_outputs or StructuredOutputs()
+    any_object = {"type": "object"} if outputs.json_object else None
+    spellings: dict[str, tuple[Any, ...]] = {
+        "json_schema": (asked.json_schema, asked.guided_json, outputs.json, any_object),
+        "regex": (asked.regex, asked.guided_regex, outputs.regex),
+        "ebnf": (asked.ebnf, asked.guided_grammar, outputs.grammar),
+        "choice": (asked.guided_choice, outputs.choice),
+        "structural_tag": (outputs.structural_tag,),
+    }
+    native: dict[str, Any] = {}
+    for kind, values in spellings.items():
+        for value in values:
+            if value is not None and native.setdefault(kind, value) is not value:
+                raise BadRequest(f"{kind} is given twice", param=kind)
     return of_request(asked.response_format, native)
 
 
