@@ -232,14 +232,10 @@ def metadata(state: State) -> Metadata:
 
 
 def text_logprobs(
-    tokenizer: Tokenizer, ids: Sequence[int], values: Sequence[float | None], tops: Sequence[Any], offset: int
+    tokenizer: Tokenizer, ids: Sequence[int], values: Sequence[float | None], tops: Sequence[Any], offsets: list[int]
 ) -> TextLogprobs:
-    """The `logprobs` of text completions; `tops` are pairs (values, ids) or None, `offset` where the text begins."""
+    """The `logprobs` of text completions; `tops` are pairs (values, ids) or None."""
     texts = [tokenizer.token_text(token) for token in ids]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
     return TextLogprobs(offsets, list(values), texts, [_top_dict(tokenizer, top) for top in tops])
 
 

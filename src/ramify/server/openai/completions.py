@@ -22,6 +22,7 @@ from ramify.server.sessions import continued, one_each
 from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
+from ramify.text.detokenize import Offsets
 from ramify.wire.result import TokenLogprobs
 
 DEFAULT_MAX_TOKENS = 16
@@ -105,6 +106,7 @@ class _Answer:
         self._id = asks[0].rid.rpartition("_")[0] if numbered else asks[0].rid
         self._created = int(time.time())
         self._sent: dict[str, int] = {}  # tokens told of, by request
+        self._offsets: dict[str, Offsets] = {}  # likewise
         self._finished: list[Generation] = []
 
     def whole(self, generations: list[Generation]) -> TextCompletion:
@@ -163,15 +165,31 @@ class _Answer:
         output = generation.output_logprobs or TokenLogprobs(0, [])
         ids, values = list(generation.ids[first:last]), list[float | None](output.values[first:last])
         tops = _tops(output, first, last, bool(self._asked.logprobs))
-        offset = sum(len(self._state.words().token_text(token)) for token in generation.ids[:first])
+        offsets = self._output_offsets(generation).of(ids)
         if self._asked.echo and begins:
             prompt = generation.prompt_logprobs or TokenLogprobs(0, [])
             ids = [*generation.submit.tokens, *ids]
             values = [None, *prompt.values, *values]
             tops = [None, *_tops(prompt, 0, len(prompt.values), bool(self._asked.logprobs)), *tops]
-        elif self._asked.echo:
-            offset += sum(len(self._state.words().token_text(token)) for token in generation.submit.tokens)
-        return common.text_logprobs(self._state.words(), ids, values, tops, offset)
+            offsets = [*self._prompt_offsets(generation), *offsets]
+        return common.text_logprobs(self._state.words(), ids, values, tops, offsets)
+
+    def _prompt_offsets(self, generation: Generation) -> list[int]:
+        """Of prompt tokens in the echoed text. What the tokenizer put before it is not in that text, and has no width
+        there.
+        """
+        whole = Offsets(self._state.words().detokenizer(True, ()))
+        offsets = whole.of(generation.submit.tokens)
+        before = max(whole.end - len(self._echo(generation)), 0)
+        return [max(offset - before, 0) for offset in offsets]
+
+    def _output_offsets(self, generation: Generation) -> Offsets:
+        """Of output tokens that were not told of yet."""
+        submit = generation.submit
+        if submit.rid not in self._offsets:
+            detokenizer = self._state.words().detokenizer(submit.params.skip_special_tokens, submit.tokens)
+            self._offsets[submit.rid] = Offsets(detokenizer, len(self._echo(generation)))
+        return self._offsets[submit.rid]
 
     # -- in events -----------------------------------------------------------------------------------------------------
 
