@@ -135,6 +135,7 @@ def test_a_model_that_does_not_fit_says_numbers(copy: Path) -> None:
         (("--enable-lora",), "Merge the adapter"),
         (("--port", "99999"), "--port"),
         (("--config", "/nowhere.yaml"), "/nowhere.yaml"),
+        (("--enable-return-hidden-states", "--load-format", "none"), "needs a model"),
     ],
 )
 def test_settings_that_cannot_be(arguments: tuple[str, ...], says: str) -> None:

@@ -171,6 +171,8 @@ def _check(settings: Settings) -> None:
             f"--host {server.host} can be reached by others, and there is no --api-key",
             "Set --api-key KEY, or say --allow-unauthenticated if everybody on that network may use the model.",
         )
+    if server.enable_return_hidden_states and settings.model.load_format == "none":
+        raise StartupError("--enable-return-hidden-states needs a model, and --load-format none has none")
     _check_parallel(settings)
 
 

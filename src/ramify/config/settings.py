@@ -131,6 +131,7 @@ class ServerSettings:
         1, "Tokens per chunk of a stream; the first always comes at once.", within=Range(1, MANY)
     )
     incremental_streaming_output: bool = setting(False, "/generate streams what is new instead of everything so far.")
+    enable_return_hidden_states: bool = setting(False, "Requests may ask for hidden states.")
     enable_cache_report: bool = setting(False, "Report cached tokens in the usage of OpenAI routes.")
     max_body_mib: int = setting(32, "Largest request body in MiB.", within=Range(1, 4096))
     keep_alive_interval: float = setting(

@@ -28,7 +28,6 @@ REFUSED: dict[str, str] = {
     "input_embeds": "embeddings as input",
     "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
-    "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
     "routed_experts_start_len": "mixture-of-experts models",
     "return_indexer_topk": "sparse attention",

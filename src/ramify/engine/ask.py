@@ -9,7 +9,7 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,12 +17,17 @@ from msgspec import Meta
 from ramify.core.errors import BadRequest
 from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
 from ramify.wire.messages import Submit, Turn
-from ramify.wire.plan import LogprobsWanted
+from ramify.wire.plan import HiddenWanted, LogprobsWanted
 
 MAX_RID = 256
 MAX_IDS = 1024
 MAX_TOP_ENTRIES = 1 << 19  # best tokens listed in one answer, over all its positions
 BILLION = 10**9
+MAX_HIDDEN = 1 << 24  # numbers of hidden states in one answer
+HIDDEN_OFF = (
+    "The server is not configured to return the hidden states. "
+    "Please set `--enable-return-hidden-states` to enable this feature."
+)
 
 SessionName = Annotated[str, Meta(min_length=1, max_length=MAX_RID)]
 
@@ -48,13 +53,15 @@ class SessionParams(msgspec.Struct, kw_only=True):
 @dataclass(frozen=True)
 class Limits:
     """What the model and the server allow. `context` in tokens, prompt and output together; `most` requests can run
-    and wait at once.
+    and wait at once; `hidden` is the width of a hidden state, which are shown where `tells_hidden`.
     """
 
     context: int
     vocab: int
     stream_interval: int = 1
     most: int = 1 << 30
+    hidden: int = 0
+    tells_hidden: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,8 @@ class Ask:
     """One prompt, already tokenized, and `params.n` choices of what follows it.
 
     `to_the_end`: without `max_new_tokens` go on to the end of the context instead of stopping at `usual` (chat does).
-    `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set.
+    `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set. `hidden` says of
+    which positions the hidden states are wanted.
     """
 
     tokens: Sequence[int]
@@ -75,11 +83,23 @@ class Ask:
     logprob_start: int = -1
     top_logprobs: int = 0
     token_ids_logprob: Sequence[int] = ()
+    hidden: Literal["none", "last", "all"] = "none"
     priority: int = 0
     salt: str = ""
     arrived: float = 0.0
     notes: Mapping[str, bytes] = field(default_factory=dict)
     turn: Turn | None = None
+
+
+def hidden_of(value: Any, name: str = "return_hidden_states") -> Literal["none", "last", "all"]:
+    """What SGLang's clients say: True and "full" for all positions, "last" for the newest alone."""
+    if value is None or value is False:
+        return "none"
+    if value is True or value == "full":
+        return "all"
+    if value == "last":
+        return "last"
+    raise BadRequest(f'{name} should be true, false, "last" or "full"', param=name)
 
 
 def new_rid() -> str:
@@ -105,6 +125,7 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     seed = ask.params.sampling_seed
     rid = ask.rid or new_rid()
     wants = _logprobs(ask, len(tokens), max_new, limits.vocab)
+    hidden = _hidden(ask, len(tokens), max_new, limits)
     check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
     check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
     if ask.turn is not None and ask.params.n > 1:
@@ -126,6 +147,7 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             logprobs=wants,
             notes=dict(ask.notes),
             turn=ask.turn,
+            hidden=hidden,
         )
         for choice in range(ask.params.n)
     ]
@@ -188,6 +210,21 @@ def _logprobs(ask: Ask, prompt: int, max_new: int, vocab: int) -> LogprobsWanted
         raise BadRequest(f"at most {MAX_IDS} token_ids_logprob", param="token_ids_logprob")
     check_ids(ask.token_ids_logprob, vocab, "token_ids_logprob")
     return LogprobsWanted(ask.logprob_start, ask.top_logprobs, tuple(ask.token_ids_logprob))
+
+
+def _hidden(ask: Ask, prompt: int, max_new: int, limits: Limits) -> HiddenWanted | None:
+    if ask.hidden == "none":
+        return None
+    if not limits.tells_hidden:
+        raise BadRequest(HIDDEN_OFF, param="return_hidden_states")
+    positions = ask.params.n * (prompt + max_new if ask.hidden == "all" else 1)
+    if positions * limits.hidden > MAX_HIDDEN:
+        raise BadRequest(
+            f"hidden states of {positions} positions with {limits.hidden} numbers each are more than {MAX_HIDDEN} "
+            "numbers: ask for those of the last position, or for fewer tokens",
+            param="return_hidden_states",
+        )
+    return HiddenWanted(0) if ask.hidden == "all" else HiddenWanted(prompt - 1, last=True)
 
 
 def _stride(ask: Ask, limits: Limits) -> int:

@@ -39,7 +39,7 @@ from ramify.engine.arguments import (
     rids_of,
     texts_of,
 )
-from ramify.engine.ask import Ask, Limits, SessionParams
+from ramify.engine.ask import Ask, Limits, SessionParams, hidden_of
 from ramify.engine.assemble import assemble
 from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
@@ -125,11 +125,11 @@ class Engine:
         """Generate from text or token ids, one prompt or a list.
 
         `asked` are, by the names of `/generate`: return_logprob, logprob_start_len, top_logprobs_num,
-        token_ids_logprob, rid, extra_key, priority (each one value, or a list with one for every prompt) and
-        return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output}) make a prompt a turn
-        of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a list or for
-        `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request is
-        refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
+        token_ids_logprob, return_hidden_states, rid, extra_key, priority (each one value, or a list with one for every
+        prompt) and return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output}) make a
+        prompt a turn of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a list or
+        for `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request
+        is refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
         """
         job = self._job(prompt, sampling_params, input_ids, stream, **asked)
         if stream:
@@ -168,6 +168,7 @@ class Engine:
         rid: Any = None,
         priority: Any = None,
         extra_key: Any = None,
+        return_hidden_states: Any = None,
         session_params: Any = None,
         return_text_in_logprobs: bool = False,
         **others: Any,
@@ -188,6 +189,7 @@ class Engine:
             "logprob_start": each(logprob_start_len, count, "logprob_start_len", number, -1),
             "top_logprobs": each(top_logprobs_num, count, "top_logprobs_num", number, 0),
             "token_ids_logprob": each_ids(token_ids_logprob, count, "token_ids_logprob"),
+            "hidden": each(return_hidden_states, count, "return_hidden_states", hidden_of, "none"),
             "salt": each(extra_key, count, "extra_key", key, ""),
             "priority": [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
         }
@@ -338,8 +340,15 @@ class Engine:
 
 
 def limits_of(resolved: Resolved) -> Limits:
-    interval = resolved.settings.server.stream_interval
-    return Limits(resolved.context, resolved.model.vocab, interval, resolved.rows + resolved.queue)
+    server, model = resolved.settings.server, resolved.model
+    return Limits(
+        resolved.context,
+        model.vocab,
+        server.stream_interval,
+        resolved.rows + resolved.queue,
+        model.hidden,
+        server.enable_return_hidden_states,
+    )
 
 
 def info_of(resolved: Resolved) -> dict[str, Any]:

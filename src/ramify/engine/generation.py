@@ -11,7 +11,7 @@ import msgspec
 from ramify.core.finish import Finish
 from ramify.text.stream import TextStream
 from ramify.wire.messages import Reply, Submit
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.result import HiddenStates, TokenLogprobs
 
 
 class News(msgspec.Struct, gc=False):
@@ -40,6 +40,7 @@ class Generation:
     preempted: int = 0
     prompt_logprobs: TokenLogprobs | None = None
     output_logprobs: TokenLogprobs | None = None
+    hidden: list[HiddenStates] = field(default_factory=list)
     first_token_at: float | None = None
     finished_at: float | None = None
 
@@ -62,6 +63,8 @@ class Generation:
         before = len(self.ids)
         self.ids += reply.tokens
         self._add_logprobs(reply)
+        if reply.hidden is not None:
+            self._add_hidden(reply.hidden)
         self.cached, self.preempted = reply.cached, reply.preempted
         if self.stream is not None:
             text = self.stream.feed(reply.tokens, finish)
@@ -96,6 +99,12 @@ class Generation:
                 self.output_logprobs.id_values,
             ):
                 del values[len(self.ids) :]
+
+    def _add_hidden(self, new: HiddenStates) -> None:
+        """Where the last is wanted it is among the newest: what a text stop takes back came with them."""
+        if self.submit.hidden is not None and self.submit.hidden.last:
+            self.hidden.clear()
+        self.hidden.append(new)
 
     def _add_logprobs(self, reply: Reply) -> None:
         if reply.prompt_logprobs is not None:

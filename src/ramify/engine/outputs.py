@@ -8,11 +8,13 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ramify.core.errors import BadRequest
 from ramify.engine.generation import Generation
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.plan import LogprobsWanted
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.result import TokenLogprobs, join
 
 Scored = list[Any]  # [log probability or None, token id, text or None]
 
@@ -81,6 +83,8 @@ class Shape:
             meta |= self._logprobs(generation, wants, first, last)
         if finish is not None:
             meta["e2e_latency"] = generation.latency
+            if generation.submit.hidden is not None:
+                meta["hidden_states"] = hidden_states(generation)
         return meta
 
     def _logprobs(self, generation: Generation, wants: LogprobsWanted, first: int, last: int) -> dict[str, Any]:
@@ -157,6 +161,22 @@ class Shape:
 
     def _text(self, token: int) -> str | None:
         return self._tokenizer.token_text(token) if self._spell and self._tokenizer is not None else None
+
+
+def hidden_states(generation: Generation) -> list[Any]:
+    """As SGLang lists them: a matrix [prompt tokens, hidden] first, then for each later input, which is each generated
+    token but the last, a vector; where only the newest was asked for, one vector.
+    """
+    wanted, told = generation.submit.hidden, generation.hidden
+    if wanted is None or not told:
+        return []
+    whole = join(told)
+    rows = np.frombuffer(whole.data, "<f4").reshape(whole.count, -1)
+    prompt = generation.prompt_tokens
+    kept = rows[: max(prompt + len(generation.ids) - 1, prompt) - whole.start]  # a text stop takes tokens back
+    if wanted.last:
+        return kept[-1:].tolist()
+    return [kept[:prompt].tolist(), *kept[prompt:].tolist()]
 
 
 def _b64(numbers: array[Any]) -> str:

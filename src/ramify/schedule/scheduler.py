@@ -503,6 +503,7 @@ class Scheduler:
                 request.seed,
                 request.choice,
                 request.wants,
+                request.hidden_from,
             )
         )
         self._note_admission(request)
@@ -534,7 +535,7 @@ class Scheduler:
         self.ledger.copied(result.done_copies)
         self.counts.computed_tokens += plan.tokens
         replies = []
-        slots, special = self._slots, bool(result.faults or result.logprobs or self._suspects)
+        slots, special = self._slots, bool(result.faults or result.logprobs or result.hidden or self._suspects)
         for index, row in enumerate(plan.rows):
             request = slots[row.slot]
             if request is None or request.epoch != row.epoch:
@@ -570,6 +571,9 @@ class Scheduler:
         scored = result.logprobs.get(index)
         if scored is not None and scored.prompt is not None:
             request.add_prompt_logprobs(scored.prompt)
+        told = result.hidden.get(index)
+        if told is not None:
+            request.add_hidden(told)
         if was_catching_up:
             known = min(request.computed, request.catch_up)
             self.ledger.publish(request.held, request.key(known), known)

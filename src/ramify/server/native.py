@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,7 +14,7 @@ from starlette.responses import Response
 import ramify
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, SessionParams
+from ramify.engine.ask import Ask, SessionParams, hidden_of
 from ramify.engine.constraints import of_sampling
 from ramify.engine.engine import info_of
 from ramify.engine.generation import News
@@ -27,6 +27,7 @@ from ramify.server.state import State
 from ramify.server.takes import Takes
 
 Ids = list[int]
+Hidden = bool | Literal["last", "full"] | None
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
@@ -46,6 +47,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     return_flat_raw_output_top_logprobs: bool = False
     return_flat_raw_top_logprobs_b64: bool = False
     return_prompt_token_ids: bool = False
+    return_hidden_states: Hidden | list[Hidden] = None
     priority: int | list[int | None] | None = None
     extra_key: str | list[str | None] | None = None
     cache_salt: str | list[str | None] | None = None
@@ -83,7 +85,6 @@ REFUSED = {
     "audio_data": "audio",
     "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
-    "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
     "return_indexer_topk": "sparse attention",
     "return_sampling_mask": "sampling masks",
@@ -161,6 +162,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     starts = per_item(asked.logprob_start_len, count, "logprob_start_len")
     tops = per_item(asked.top_logprobs_num, count, "top_logprobs_num")
     ids = _per_prompt_ids(asked.token_ids_logprob, count)
+    hidden = per_item(asked.return_hidden_states, count, "return_hidden_states")
     routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, count)
     now = time.monotonic()
     sessions = one_each(asked.session_params, count, batch)
@@ -175,6 +177,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             logprob_start=-1 if starts[i] is None else starts[i],
             top_logprobs=tops[i] or 0,
             token_ids_logprob=ids[i] or (),
+            hidden=hidden_of(hidden[i]),
             notes=split[i][1],
             arrived=now,
             turn=prompts[i][1],

@@ -8,8 +8,8 @@ import msgspec
 
 from ramify.core.finish import Finish
 from ramify.core.params import SamplingParams
-from ramify.wire.plan import LogprobsWanted
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.plan import HiddenWanted, LogprobsWanted
+from ramify.wire.result import HiddenStates, TokenLogprobs
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
@@ -47,6 +47,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     logprobs: LogprobsWanted | None = None
     notes: dict[str, bytes] = {}
     turn: Turn | None = None
+    hidden: HiddenWanted | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -80,6 +81,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     preempted: int = 0
     prompt_logprobs: TokenLogprobs | None = None
     output_logprobs: TokenLogprobs | None = None
+    hidden: HiddenStates | None = None
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -25,6 +25,7 @@ class Held:
     wants: LogprobsWanted | None
     pages: int = 0
     broken_from: int | None = None  # first position that may hold NaN
+    hidden_from: int = -1  # first position whose hidden state is to be told
 
 
 class Slots:
@@ -40,9 +41,12 @@ class Slots:
         self.lengths = torch.zeros((count,), dtype=torch.int64, device=device)
         self.sampling = SamplingState(count, device, eos_ids)
         self.held: dict[int, Held] = {}
+        self.telling: set[int] = set()  # slots whose hidden states are asked for
 
     def open(self, new: Opened) -> None:
-        self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs)
+        self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs, hidden_from=new.hidden_from)
+        if new.hidden_from >= 0:
+            self.telling.add(new.slot)
         self.tokens[new.slot, : len(new.tokens)] = torch.tensor(new.tokens, dtype=torch.int64)
         self.lengths[new.slot] = new.start
         self.sampling.open(new.slot, new.params, new.seed, new.choice, new.prompt_len)

@@ -107,6 +107,7 @@ class Delta(msgspec.Struct, kw_only=True):
     content: str | UnsetType | None = UNSET
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    hidden_states: Any = UNSET
 
 
 class CachedTokensDetails(msgspec.Struct, kw_only=True):

@@ -160,6 +160,8 @@ class _Answer:
             finish_reason=finish.type if finish is not None else None,
             matched_stop=finish.matched if finish is not None else None,
         )
+        if self._asked.return_hidden_states:
+            choice.hidden_states = common.last_hidden(self._asked, generation)
         if self._asked.return_token_ids:
             choice.response_token_ids = generation.ids
         if self._asked.return_token_ids or self._asked.return_prompt_token_ids:
@@ -208,10 +210,13 @@ class _Answer:
     def end(self) -> bytes:
         """SGLang's extension and the usage, if they were asked for."""
         options, last = self._asked.stream_options, b""
+        for generation in self._finished if self._asked.return_hidden_states else ():
+            delta = Delta(hidden_states=common.last_hidden(self._asked, generation))
+            last += frame(self._chunk([ChunkChoice(index=self._index[generation.submit.rid], delta=delta)]))
         if (extension := self._extension(self._finished)) is not UNSET:
             chunk = self._chunk([])
             chunk.sglext = extension
-            last = frame(chunk)
+            last += frame(chunk)
         if options is not None and options.include_usage:
             last += frame(self._chunk([], common.usage(self._state, self._finished)))
         return last

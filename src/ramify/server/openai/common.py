@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,6 +13,7 @@ from ramify.core.params import SamplingParams
 from ramify.engine.ask import SessionParams
 from ramify.engine.constraints import of_request
 from ramify.engine.generation import Generation
+from ramify.engine.outputs import hidden_states
 from ramify.server.ask import routes_of
 from ramify.server.openai.answers import (
     CachedTokens,
@@ -91,6 +92,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     return_token_ids: bool = False
+    return_hidden_states: bool | Literal["last"] = False
     return_cached_tokens_details: bool = False
     session_params: SessionParams | None = None
 
@@ -118,7 +120,6 @@ REFUSED = {
     "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
     "custom_params": "custom logit processors",
-    "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
     "return_sampling_mask": "sampling masks",
     "bootstrap_host": "disaggregation",
@@ -195,8 +196,20 @@ def _bias(bias: dict[str, float] | None) -> dict[int, float] | None:
 
 
 def routing(state: State, asked: SamplingFields) -> dict[str, Any]:
-    """Where a request stands in the queue and whose prefixes it shares."""
-    return routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, 1)[0]
+    """Where a request stands in the queue, whose prefixes it shares, and what is told of its inside."""
+    (route,) = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, 1)
+    return {**route, **inside(asked)}
+
+
+def inside(asked: SamplingFields) -> dict[str, Any]:
+    """These routes tell the hidden state of the last position alone."""
+    return {"hidden": "last" if asked.return_hidden_states else "none"}
+
+
+def last_hidden(asked: SamplingFields, generation: Generation) -> Any:
+    """As SGLang shows it: a vector, and a list of one vector for "last"."""
+    states = hidden_states(generation)
+    return states if asked.return_hidden_states == "last" or not states else states[0]
 
 
 def usage(state: State, generations: Sequence[Generation], reasoning: int = 0) -> Usage:

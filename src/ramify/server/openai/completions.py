@@ -82,6 +82,7 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
             arrived=time.monotonic(),
             turn=turn,
             **route,
+            **common.inside(asked),
         )
         for (tokens, turn), rid, route in zip(turns, rids, routes, strict=True)
     ]
@@ -155,6 +156,8 @@ class _Answer:
             finish_reason=finish.type if finish is not None else None,
             matched_stop=finish.matched if finish is not None else None,
         )
+        if self._asked.return_hidden_states and finish is not None:
+            choice.hidden_states = common.last_hidden(self._asked, generation)
         if self._asked.return_token_ids:
             choice.token_ids = generation.ids[first:last]
             choice.prompt_token_ids = generation.submit.tokens if begins else UNSET
