@@ -116,3 +116,71 @@ def test_hidden_states_that_are_refused(tiny: tuple[Path, PreTrainedModel], monk
         monkeypatch.setattr(ask, "MAX_HIDDEN", 1 << 20)
         with pytest.raises(BadRequest, match="hidden states of 64128 positions"):
             engine.generate(input_ids=[5], sampling_params=params, return_hidden_states=True)
+
+
+# -- vectors as prompts ------------------------------------------------------------------------------------------------
+
+
+def vectors_of(model: PreTrainedModel, tokens: list[int]) -> Any:
+    with torch.inference_mode():
+        return model.get_input_embeddings()(torch.tensor(tokens))
+
+
+@pytest.mark.parametrize("settings", [{}, {"chunked_prefill_size": 7, "page_size": 1}], ids=["whole", "chunked"])
+def test_embedded_tokens_are_tokens(tiny: tuple[Path, PreTrainedModel], settings: dict[str, Any]) -> None:
+    folder, model = tiny
+    prompts = [prompt_of(n, 20 + 9 * n) for n in range(4)]
+    with make(folder, **settings) as engine:
+        by_ids = [engine.generate(input_ids=p, sampling_params=GREEDY)["output_ids"] for p in prompts]
+        alone = [engine.generate(input_embeds=vectors_of(model, p), sampling_params=GREEDY) for p in prompts]
+        assert [output["meta_info"]["cached_tokens"] for output in alone] == [0] * 4
+        given = [vectors_of(model, p).tolist() for p in prompts]
+        together = engine.generate(input_embeds=given, sampling_params=GREEDY, return_hidden_states=True)
+        again = engine.generate(input_embeds=given, sampling_params=GREEDY)
+    assert by_ids == [output["output_ids"] for output in alone] == [output["output_ids"] for output in together]
+    for output, prompt in zip(together, prompts, strict=True):
+        check(output, model, prompt)
+    assert [o["meta_info"]["cached_tokens"] for o in again] == [len(prompt) - 1 for prompt in prompts]
+
+
+def test_vectors_that_are_no_tokens(tiny: tuple[Path, PreTrainedModel]) -> None:
+    folder, model = tiny
+    torch.manual_seed(3)
+    vectors = torch.randn(25, WIDTH) * 0.15
+    with make(folder, chunked_prefill_size=8) as engine:
+        output = engine.generate(input_embeds=vectors, sampling_params=GREEDY, return_hidden_states=True)
+    outputs = vectors_of(model, output["output_ids"][:-1])
+    with torch.inference_mode():
+        reference = model.model(inputs_embeds=torch.cat([vectors, outputs])[None]).last_hidden_state[0]
+    assert torch.allclose(told(output), reference, atol=TOLERANCE * float(reference.abs().max()))
+
+
+def test_vectors_survive_preemption(tiny: tuple[Path, PreTrainedModel]) -> None:
+    folder, model = tiny
+    prompts = [prompt_of(n, 40) for n in range(6)]
+    params = {**GREEDY, "max_new_tokens": 60}
+    with make(folder) as engine:
+        reference = [engine.generate(input_ids=p, sampling_params=params)["output_ids"] for p in prompts]
+    with make(folder, max_total_tokens=256) as engine:
+        outputs = engine.generate(input_embeds=[vectors_of(model, p) for p in prompts], sampling_params=params)
+    assert sum(output["meta_info"]["num_retractions"] for output in outputs) > 0
+    assert [output["output_ids"] for output in outputs] == reference
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ({"input_embeds": [[1.0] * 63]}, "vectors of 64 numbers"),
+        ({"input_embeds": torch.full((3, WIDTH), torch.nan)}, "not finite"),
+        ({"input_embeds": [[1.0] * WIDTH], "input_ids": [1]}, "one of"),
+        ({"input_embeds": []}, "list of vectors"),
+        ({"input_embeds": "x"}, "list of vectors"),
+        ({"input_embeds": torch.zeros(600, WIDTH)}, "longer than the model's context"),
+        ({"input_embeds": torch.zeros(3, WIDTH), "return_logprob": True, "logprob_start_len": 0}, "no tokens"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_vectors_that_are_refused(tiny: tuple[Path, PreTrainedModel], call: dict[str, Any], says: str) -> None:
+    folder, _ = tiny
+    with make(folder) as engine, pytest.raises(BadRequest, match=says):
+        engine.generate(**call)

@@ -30,8 +30,8 @@ def sampling(**params: Any) -> dict[str, Any]:
 
 
 NATIVE: list[tuple[str, Any, str]] = [
-    ("nothing", {}, "exactly one of text and input_ids"),
-    ("both", {"text": "a", "input_ids": [1]}, "exactly one of text and input_ids"),
+    ("nothing", {}, "exactly one of text, input_ids"),
+    ("both", {"text": "a", "input_ids": [1]}, "exactly one of text, input_ids"),
     ("empty list of texts", {"text": []}, "text is an empty list"),
     ("empty ids", {"input_ids": []}, "input_ids is an empty list"),
     ("empty ids in a batch", {"input_ids": [[1], []]}, "the prompt is empty"),

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from server import Server, running
 
 from assets import shared
@@ -121,3 +123,48 @@ def test_increments_add_up(told: Server) -> None:
     assert events[0]["meta_info"]["input_token_logprobs"][0][0] is None
     assert not any("input_token_logprobs" in e["meta_info"] or "prompt_token_ids" in e for e in events[1:])
     assert [event["meta_info"]["completion_tokens"] for event in events] == [1, 2, 3, 4, 5, 6]
+
+
+# -- vectors as prompts ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedding() -> torch.Tensor:
+    return load_file(str(shared("weights/TinyStories-656K/model.safetensors")))["lm_head.weight"].float()
+
+
+def test_vectors_of_tokens_give_what_tokens_give(told: Server, embedding: torch.Tensor) -> None:
+    ids = told.post("/v1/tokenize", {"prompt": PROMPT})["tokens"]
+    vectors = embedding[ids].tolist()
+    by_ids = told.post("/generate", {"input_ids": ids, "sampling_params": GREEDY})
+    one = told.post("/generate", {"input_embeds": vectors, "sampling_params": GREEDY})
+    assert one["output_ids"] == by_ids["output_ids"]
+    assert one["meta_info"]["prompt_tokens"] == len(ids)
+    several = told.post("/generate", {"input_embeds": [vectors, vectors[:4]], "sampling_params": {**GREEDY, "n": 2}})
+    assert [answer["output_ids"] for answer in several[:2]] == [by_ids["output_ids"]] * 2
+    assert len(several) == 4
+    events = told.events("/generate", {"input_embeds": vectors, "sampling_params": GREEDY, "stream": True})
+    assert "".join(event["text"] for event in events) == one["text"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"input_embeds": [[0.5] * 7]}, "vectors of 128 numbers"),
+        ({"input_embeds": [[0.5] * 128, [0.5] * 127]}, "vectors of 128 numbers"),
+        ({"input_embeds": []}, "empty list"),
+        ({"input_embeds": [[]]}, "vectors of 128 numbers"),
+        ({"input_embeds": ["x"]}, "input_embeds"),
+        ({"input_embeds": [[1e39] * 128]}, "not finite"),
+        ({"input_embeds": [[True] * 128]}, "input_embeds"),
+        ({"input_embeds": [[0.5] * 128] * 600}, "longer than the model's context"),
+        ({"input_embeds": [[0.5] * 128], "text": PROMPT}, "exactly one of"),
+        ({"input_embeds": [[0.5] * 128], "return_logprob": True, "logprob_start_len": 0}, "no tokens"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_vectors_that_are_refused(told: Server, more: dict[str, Any], says: str) -> None:
+    status, _, answer = told.request("/generate", more)
+    assert status == 400, answer
+    assert says in str(json.loads(answer)["error"])
+    assert told.post("/generate", {"text": PROMPT, "sampling_params": GREEDY})["text"]

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
+from ramify.engine.vectors import MAX_BYTES, salted
 from ramify.wire.messages import Submit, Turn
 from ramify.wire.plan import HiddenWanted, LogprobsWanted
 
@@ -70,7 +71,7 @@ class Ask:
 
     `to_the_end`: without `max_new_tokens` go on to the end of the context instead of stopping at `usual` (chat does).
     `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set. `hidden` says of
-    which positions the hidden states are wanted.
+    which positions the hidden states are wanted. With `vectors` the tokens are placeholders: see `engine.vectors`.
     """
 
     tokens: Sequence[int]
@@ -89,6 +90,7 @@ class Ask:
     arrived: float = 0.0
     notes: Mapping[str, bytes] = field(default_factory=dict)
     turn: Turn | None = None
+    vectors: bytes = b""
 
 
 def hidden_of(value: Any, name: str = "return_hidden_states") -> Literal["none", "last", "all"]:
@@ -124,12 +126,15 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
         )
     seed = ask.params.sampling_seed
     rid = ask.rid or new_rid()
+    salt = salted(ask.salt, ask.vectors) if ask.vectors else ask.salt
     wants = _logprobs(ask, len(tokens), max_new, limits.vocab)
     hidden = _hidden(ask, len(tokens), max_new, limits)
     check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
     check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
     if ask.turn is not None and ask.params.n > 1:
         raise BadRequest("a turn of a session is one choice: n should be 1", param="n")
+    if ask.vectors:
+        _check_vectors(ask)
     return [
         Submit(
             rid=rid if ask.params.n == 1 else f"{rid}_{choice}",
@@ -141,13 +146,14 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             seed=secrets.randbits(63) if seed is None else seed,
             choice=choice,
             priority=ask.priority,
-            salt=ask.salt,
+            salt=salt,
             arrived=ask.arrived,
             stride=_stride(ask, limits),
             logprobs=wants,
             notes=dict(ask.notes),
             turn=ask.turn,
             hidden=hidden,
+            vectors=ask.vectors,
         )
         for choice in range(ask.params.n)
     ]
@@ -225,6 +231,19 @@ def _hidden(ask: Ask, prompt: int, max_new: int, limits: Limits) -> HiddenWanted
             param="return_hidden_states",
         )
     return HiddenWanted(0) if ask.hidden == "all" else HiddenWanted(prompt - 1, last=True)
+
+
+def _check_vectors(ask: Ask) -> None:
+    """What needs tokens."""
+    if ask.return_logprob and ask.logprob_start >= 0:
+        raise BadRequest("input_embeds are no tokens: only output tokens have log probabilities", param="input_embeds")
+    if ask.turn is not None:
+        raise BadRequest("input_embeds do not go with session_params: a session has tokens", param="input_embeds")
+    if ask.params.n * len(ask.vectors) > MAX_BYTES:
+        raise BadRequest(
+            f"input_embeds of {ask.params.n * len(ask.vectors)} bytes, over all choices, are more than {MAX_BYTES}",
+            param="input_embeds",
+        )
 
 
 def _stride(ask: Ask, limits: Limits) -> int:

@@ -38,6 +38,7 @@ from ramify.engine.arguments import (
     refuse_others,
     rids_of,
     texts_of,
+    vectors_of,
 )
 from ramify.engine.ask import Ask, Limits, SessionParams, hidden_of
 from ramify.engine.assemble import assemble
@@ -46,6 +47,7 @@ from ramify.engine.client import Client
 from ramify.engine.generation import News
 from ramify.engine.job import Bar, Job, Output, bar_wanted
 from ramify.engine.outputs import Shape
+from ramify.engine.vectors import placeholders
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.channel import inproc
@@ -122,7 +124,7 @@ class Engine:
         progress: bool | None = None,
         **asked: Any,
     ) -> Any:
-        """Generate from text or token ids, one prompt or a list.
+        """Generate from text, token ids or `input_embeds` [tokens, hidden], one prompt or a list.
 
         `asked` are, by the names of `/generate`: return_logprob, logprob_start_len, top_logprobs_num,
         token_ids_logprob, return_hidden_states, rid, extra_key, priority (each one value, or a list with one for every
@@ -169,19 +171,21 @@ class Engine:
         priority: Any = None,
         extra_key: Any = None,
         return_hidden_states: Any = None,
+        input_embeds: Any = None,
         session_params: Any = None,
         return_text_in_logprobs: bool = False,
         **others: Any,
     ) -> Job:
         """One `Ask` per prompt, with everything checked that can be said without the model."""
         refuse_others(others)
-        tokens, one = self._prompts(prompt, input_ids)
+        tokens, vectors, one = self._prompts(prompt, input_ids, input_embeds)
         count, low_first = len(tokens), self.resolved.settings.schedule.schedule_low_priority_values_first
         turns = self._turns(session_params, tokens, one)
         wanted = [constrained(params) for params in per_prompt(sampling_params, count, "sampling_params")]
         columns: dict[str, list[Any]] = {
             "tokens": [whole for whole, _ in turns],
             "turn": [turn for _, turn in turns],
+            "vectors": vectors,
             "params": [params for params, _ in wanted],
             "notes": [notes for _, notes in wanted],
             "rid": rids_of(rid, count),
@@ -211,14 +215,20 @@ class Engine:
         known = [self._client.session_prompt(place).result() for place in asked]
         return [(self._client.joined(k, new), a.turn) for k, new, a in zip(known, tokens, asked, strict=True)]
 
-    def _prompts(self, prompt: Any, input_ids: Any) -> tuple[list[list[int]], bool]:
-        """Token ids of each prompt, and whether there was one prompt rather than a list."""
-        if (prompt is None) == (input_ids is None):
-            raise BadRequest("give either prompt or input_ids", param="prompt")
+    def _prompts(self, prompt: Any, input_ids: Any, embeds: Any) -> tuple[list[list[int]], list[bytes], bool]:
+        """Token ids of each prompt, its vectors if it has no tokens, and whether there was one rather than a list."""
+        if sum(given is not None for given in (prompt, input_ids, embeds)) != 1:
+            raise BadRequest("give one of prompt, input_ids and input_embeds", param="prompt")
+        if embeds is not None:
+            width = self._client.limits.hidden
+            vectors, one = vectors_of(embeds, width)
+            return [placeholders(rows, width) for rows in vectors], vectors, one
         if input_ids is not None:
-            return ids_of(input_ids)
-        texts, one = texts_of(prompt)
-        return self._tokenizer().encode_batch(texts), one
+            tokens, one = ids_of(input_ids)
+        else:
+            texts, one = texts_of(prompt)
+            tokens = self._tokenizer().encode_batch(texts)
+        return tokens, [b""] * len(tokens), one
 
     def _whole(self, job: Job, bar: bool) -> Any:
         """All of them at once; results in the order of the prompts, choices of one prompt side by side."""

@@ -77,6 +77,7 @@ class Request:
         "told",
         "unsent",
         "unsent_hidden",
+        "vectors",
         "wants",
         "yielding",
     )
@@ -101,6 +102,7 @@ class Request:
         self.stride = submit.stride
         self.wants = submit.logprobs
         self.hidden = submit.hidden
+        self.vectors = submit.vectors
         self.order = order
         self.lot = lot  # drawn once, for the policy `random`
         self.max_new = max_new

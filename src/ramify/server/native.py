@@ -19,6 +19,7 @@ from ramify.engine.constraints import of_sampling
 from ramify.engine.engine import info_of
 from ramify.engine.generation import News
 from ramify.engine.outputs import Flat, Shape
+from ramify.engine.vectors import as_bytes, is_one, placeholders
 from ramify.server.ask import per_item, request_ids, routes_of, split_prompts, tokenize
 from ramify.server.feed import Feed, collect
 from ramify.server.sessions import continued, one_each
@@ -35,6 +36,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
 
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
+    input_embeds: list[list[float | list[float]]] | None = None
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
     stream: bool = False
     rid: str | list[str] | None = None
@@ -79,7 +81,6 @@ NO_EFFECT = {
     "modalities": "the model reads text",
 }
 REFUSED = {
-    "input_embeds": "embeddings as input",
     "image_data": "images",
     "video_data": "videos",
     "audio_data": "audio",
@@ -151,7 +152,7 @@ def _shape(state: State, asked: GenerateRequest) -> Shape:
 
 async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     """One `Ask` per prompt, and whether the body had a list of prompts."""
-    tokens, batch = await _prompts(state, asked)
+    tokens, vectors, batch = await _prompts(state, asked)
     count = len(tokens)
     split = [of_sampling(raw) for raw in per_item(asked.sampling_params, count, "sampling_params")]
     params = [SamplingParams.parse(raw) for raw, _ in split]
@@ -178,6 +179,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             top_logprobs=tops[i] or 0,
             token_ids_logprob=ids[i] or (),
             hidden=hidden_of(hidden[i]),
+            vectors=vectors[i],
             notes=split[i][1],
             arrived=now,
             turn=prompts[i][1],
@@ -188,12 +190,24 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     return asks, batch
 
 
-async def _prompts(state: State, asked: GenerateRequest) -> tuple[list[Ids], bool]:
-    if (asked.text is None) == (asked.input_ids is None):
-        raise BadRequest("give exactly one of text and input_ids", param="text")
-    given: Any = asked.text if asked.text is not None else asked.input_ids
-    prompts, batch = split_prompts(given, "text" if asked.text is not None else "input_ids")
-    return (await tokenize(state, prompts) if asked.text is not None else prompts), batch
+async def _prompts(state: State, asked: GenerateRequest) -> tuple[list[Ids], list[bytes], bool]:
+    """The tokens of each prompt, its vectors if it has no tokens, and whether there was a list of prompts."""
+    fields = {"text": asked.text, "input_ids": asked.input_ids, "input_embeds": asked.input_embeds}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if len(given) != 1:
+        raise BadRequest("give exactly one of text, input_ids and input_embeds", param="text")
+    ((name, value),) = given.items()
+    if name == "input_embeds":
+        return await _vectors(state, value)
+    prompts, batch = split_prompts(value, name)
+    return (await tokenize(state, prompts) if name == "text" else prompts), [b""] * len(prompts), batch
+
+
+async def _vectors(state: State, given: list[Any]) -> tuple[list[Ids], list[bytes], bool]:
+    one, width = is_one(given), state.client.limits.hidden
+    prompts, _ = split_prompts([given] if one else given, "input_embeds")
+    found = [await state.off_loop(as_bytes, rows, width) for rows in prompts]
+    return [placeholders(vectors, width) for vectors in found], found, not one
 
 
 def _per_prompt_ids(value: Any, count: int) -> list[Any]:

@@ -29,7 +29,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     `origin` is the API worker that gets the replies. `arrived` is CLOCK_MONOTONIC seconds. `max_new_tokens` is
     settled by the API process; where `may_shorten` it was a default and gives way to what the pool can hold.
     `salt` separates prefixes that must not be shared. A reply comes every `stride` tokens, at the end only if 0.
-    `notes` are byte strings of feature rooms, by name; each is written and read in its room only.
+    `notes` are byte strings of feature rooms, by name; each is written and read in its room only. With `vectors` the
+    model reads these and not the tokens, which only hold their places: [prompt, hidden], float32, little-endian.
     """
 
     rid: str
@@ -48,6 +49,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     notes: dict[str, bytes] = {}
     turn: Turn | None = None
     hidden: HiddenWanted | None = None
+    vectors: bytes = b""
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -36,7 +36,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
 
     `tokens` are all its tokens so far, of which the first `prompt_len` are prompt; positions below `start` are in the
     pages already. Random numbers of the request are keyed by (`seed`, `choice`, position). Hidden states are told of
-    positions from `hidden_from` on; -1: of none.
+    positions from `hidden_from` on; -1: of none. `vectors` are read in place of the prompt's tokens, as in `Submit`.
     """
 
     slot: int
@@ -49,6 +49,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     choice: int = 0
     logprobs: LogprobsWanted | None = None
     hidden_from: int = -1
+    vectors: bytes = b""
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):

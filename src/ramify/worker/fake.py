@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Opened, Plan, Row
@@ -152,7 +153,15 @@ class FakeExecutor:
 
     def write(self, slot: _Slot, position: int) -> None:
         page, offset = divmod(position, self.page_size)
-        self.memory[slot.pages[page]][offset] = (slot.tokens[position], position)
+        self.memory[slot.pages[page]][offset] = (self.input(slot, position), position)
+
+    def input(self, slot: _Slot, position: int) -> int:
+        """The token there, or a number for the vector."""
+        vectors, prompt = slot.opened.vectors, slot.opened.prompt_len
+        if not vectors or position >= prompt:
+            return slot.tokens[position]
+        size = len(vectors) // prompt
+        return crc32(vectors[position * size : (position + 1) * size]) % 1000
 
     def read(self, slot: _Slot, end: int) -> Iterable[int]:
         """Tokens at positions below `end`, as they stand in memory."""

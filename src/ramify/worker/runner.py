@@ -90,8 +90,7 @@ class Runner:
             pages = self.slots.pages_from(slot, held.broken_from)
             if pages:
                 self.pool.wipe(pages, held.broken_from % self.slots.page_size)
-        self.slots.held.pop(slot, None)
-        self.slots.telling.discard(slot)
+        self.slots.close(slot)
 
     def _write_known(self, row: Row) -> None:
         """What the host gives stands behind the last token of the slot; guesses follow until they are verified."""
