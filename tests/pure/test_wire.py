@@ -23,6 +23,7 @@ from ramify.wire.messages import (
     Replies,
     Reply,
     Submit,
+    Times,
     Turn,
 )
 from ramify.wire.plan import Grant, HiddenWanted, LogprobsWanted, Opened, PageCopy, Plan, Row
@@ -45,7 +46,7 @@ TO_ENGINE = [SUBMIT, Abort("r"), Abort("r", keep=3), Control(4, 0, "flush", {"ti
 SCORED = TokenLogprobs(3, [-1.5, -2.0], [[-1.0], [-2.0]], [[5], [6]])
 STATES = HiddenStates(2, 1, b"\0\0\x80?")
 TO_CLIENT = [
-    Replies([Reply("r", 1, [4, 5], Finish.stop("x"), 3, 1, SCORED, None, STATES), Reply("s", 0, [])]),
+    Replies([Reply("r", 1, [4, 5], Finish.stop("x"), 3, 1, SCORED, None, STATES, Times(1.5, 0.0)), Reply("s", 0, [])]),
     Answer(4, {"a": [1, 2]}),
     Answer(4, error="no", status=404),
     Hello({"max": 3}),

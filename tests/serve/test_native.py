@@ -228,6 +228,40 @@ def test_information(stories: Server) -> None:
     assert "api_key" not in server
 
 
+def test_what_clients_of_sglang_read_of_a_server(stories: Server) -> None:
+    info = stories.get("/get_server_info")
+    (state,) = info["internal_states"]
+    assert state["memory_usage"]["token_capacity"] == info["max_total_num_tokens"]
+    assert set(state["memory_usage"]) == {"weight", "kvcache", "token_capacity", "graph"}
+    assert state["effective_max_running_requests_per_dp"] == info["max_running_requests"]
+    assert state["last_gen_throughput"] >= 0
+    assert info["max_req_input_len"] == 511
+    assert (info["status"], info["frontend"]) == ("ready", "python")
+    assert info["tokenizer_path"] is None or info["tokenizer_path"]
+    model = stories.get("/model_info")
+    assert model["tokenizer_path"] == model["model_path"]
+    assert {"preferred_sampling_params", "weight_version", "load_format", "disaggregation_mode"} <= set(model)
+
+
+def test_times_are_in_order(stories: Server) -> None:
+    before = time.time()
+    meta = stories.post("/generate", {"text": PROMPT, "sampling_params": GREEDY})["meta_info"]
+    order = ["request_received_ts", "api_server_dispatch_finish_ts", "forward_entry_time", "prefill_finished_time"]
+    order += ["request_finished_ts", "response_sent_to_client_ts"]
+    stamps = [meta[name] for name in order]
+    assert before - 1 < stamps[0] <= stamps[-1] < time.time() + 1
+    assert stamps[0] <= min(stamps[1:])
+    assert stamps[2:] == sorted(stamps[2:])
+    assert 0 <= meta["queue_time"] <= meta["first_token_latency"] <= meta["e2e_latency"]
+    assert meta["decode_throughput"] > 0
+    assert meta["cached_tokens_details"] == {"device": meta["cached_tokens"], "host": 0}
+    events = stories.events("/generate", {"text": PROMPT, "sampling_params": GREEDY, "stream": True})
+    assert ["e2e_latency" in event["meta_info"] for event in events] == [False] * 7 + [True]
+    nothing = stories.post("/generate", {"text": PROMPT, "sampling_params": {"max_new_tokens": 0}})["meta_info"]
+    assert "prefill_finished_time" not in nothing
+    assert "decode_throughput" not in nothing
+
+
 def test_health(stories: Server) -> None:
     for path in ("/health", "/health_generate", "/ready", "/ping"):
         status, _, body = stories.request(path)

@@ -127,6 +127,12 @@ class ServerSettings:
     drain_timeout: float = setting(
         30.0, "Seconds that requests may go on after SIGTERM or Ctrl-C.", within=Range(0, DAY)
     )
+    sampling_defaults: Literal["model", "openai"] = setting(
+        "model", "What OpenAI requests leave unsaid: as generation_config.json has it, or OpenAI."
+    )
+    preferred_sampling_params: str | None = setting(
+        None, "JSON object: sampling parameters of /generate that a request leaves unsaid."
+    )
     stream_interval: int = setting(
         1, "Tokens per chunk of a stream; the first always comes at once.", within=Range(1, MANY)
     )

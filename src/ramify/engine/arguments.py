@@ -188,11 +188,11 @@ def as_params(params: Any) -> SamplingParams:
     return SamplingParams.parse(params)
 
 
-def constrained(params: Any) -> tuple[SamplingParams, dict[str, bytes]]:
-    """Sampling parameters, and the note of the constraint among them."""
-    if not isinstance(params, Mapping):
+def constrained(params: Any, preferred: Mapping[str, Any]) -> tuple[SamplingParams, dict[str, bytes]]:
+    """Sampling parameters, and the note of the constraint among them; `preferred` count where they say nothing."""
+    if params is not None and not isinstance(params, Mapping):
         return as_params(params), {}
-    plain, notes = of_sampling(params)
+    plain, notes = of_sampling({**preferred, **(params or {})})
     return as_params(plain), notes
 
 

@@ -181,7 +181,8 @@ class Engine:
         tokens, vectors, one = self._prompts(prompt, input_ids, input_embeds)
         count, low_first = len(tokens), self.resolved.settings.schedule.schedule_low_priority_values_first
         turns = self._turns(session_params, tokens, one)
-        wanted = [constrained(params) for params in per_prompt(sampling_params, count, "sampling_params")]
+        preferred = self.resolved.preferred
+        wanted = [constrained(params, preferred) for params in per_prompt(sampling_params, count, "sampling_params")]
         columns: dict[str, list[Any]] = {
             "tokens": [whole for whole, _ in turns],
             "turn": [turn for _, turn in turns],
@@ -336,13 +337,7 @@ class Engine:
 
     def get_server_info(self) -> dict[str, Any]:
         """What runs, and how busy it is: as `/server_info` tells it."""
-        return {
-            **info_of(self.resolved),
-            "internal_states": [self._client.order("state").result()],
-            "max_req_input_len": self.resolved.context - 1,
-            "status": "ready",
-            "version": __version__,
-        }
+        return server_info_of(self.resolved, self._client.order("state").result())
 
     def get_model_info(self) -> dict[str, Any]:
         """What model this is: as `/model_info` tells it."""
@@ -369,6 +364,17 @@ def info_of(resolved: Resolved) -> dict[str, Any]:
     return {**shown, "max_total_num_tokens": resolved.memory.pool_tokens}
 
 
+def server_info_of(resolved: Resolved, engine: dict[str, Any]) -> dict[str, Any]:
+    """The facts of `/server_info`; `engine` is what the engine says of its state."""
+    return {
+        **info_of(resolved),
+        "internal_states": [engine],
+        "max_req_input_len": resolved.context - 1,
+        "status": "ready",
+        "version": __version__,
+    }
+
+
 def model_info_of(resolved: Resolved) -> dict[str, Any]:
     """The facts of `/model_info`."""
     model = resolved.settings.model
@@ -378,7 +384,7 @@ def model_info_of(resolved: Resolved) -> dict[str, Any]:
         "served_model_name": resolved.served_name,
         "tokenizer_path": model.tokenizer_path or path,
         "is_generation": True,
-        "preferred_sampling_params": None,
+        "preferred_sampling_params": resolved.settings.server.preferred_sampling_params,
         "weight_version": model.weight_version,
         "load_format": model.load_format,
         "reasoning_parser": None,

@@ -10,7 +10,7 @@ import msgspec
 
 from ramify.core.finish import Finish
 from ramify.text.stream import TextStream
-from ramify.wire.messages import Reply, Submit
+from ramify.wire.messages import Reply, Submit, Times
 from ramify.wire.result import HiddenStates, TokenLogprobs
 
 
@@ -41,6 +41,8 @@ class Generation:
     prompt_logprobs: TokenLogprobs | None = None
     output_logprobs: TokenLogprobs | None = None
     hidden: list[HiddenStates] = field(default_factory=list)
+    times: Times | None = None
+    sent_at: float | None = None
     first_token_at: float | None = None
     finished_at: float | None = None
 
@@ -73,7 +75,7 @@ class Generation:
         if self.first_token_at is None and self.ids:
             self.first_token_at = time.monotonic()
         if finish is not None:
-            self.finish, self.finished_at = finish, time.monotonic()
+            self.finish, self.finished_at, self.times = finish, time.monotonic(), reply.times
         return News(self, text, self._said, len(self.ids), finish)
 
     def fail(self, finish: Finish) -> News:

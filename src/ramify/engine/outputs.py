@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+import time
 from array import array
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,8 @@ class Shape:
         if wants is not None:
             meta |= self._logprobs(generation, wants, first, last)
         if finish is not None:
-            meta["e2e_latency"] = generation.latency
+            meta |= timing(generation)
+            meta["cached_tokens_details"] = {"device": generation.cached, "host": 0}
             if generation.submit.hidden is not None:
                 meta["hidden_states"] = hidden_states(generation)
         return meta
@@ -161,6 +163,32 @@ class Shape:
 
     def _text(self, token: int) -> str | None:
         return self._tokenizer.token_text(token) if self._spell and self._tokenizer is not None else None
+
+
+def timing(generation: Generation) -> dict[str, float]:
+    """Of a generation that has ended, in SGLang's names: `_ts` and `_time` are seconds since 1970, except `queue_time`.
+    What never happened is not in it.
+    """
+    now = time.monotonic()
+    epoch, arrived = time.time() - now, generation.submit.arrived
+    times, first, finished = generation.times, generation.first_token_at, generation.finished_at or now
+    shown = {
+        "e2e_latency": generation.latency,
+        "request_received_ts": epoch + arrived,
+        "request_finished_ts": epoch + finished,
+        "response_sent_to_client_ts": epoch + now,
+    }
+    if generation.sent_at is not None:
+        shown["api_server_dispatch_finish_ts"] = epoch + generation.sent_at
+    if times is not None and times.started:
+        shown |= {"queue_time": times.started - arrived, "forward_entry_time": epoch + times.started}
+    if times is not None and times.first_token:
+        shown["prefill_finished_time"] = epoch + times.first_token
+    if first is not None:
+        shown["first_token_latency"] = first - arrived
+    if times is not None and times.first_token and len(generation.ids) > 1:
+        shown["decode_throughput"] = (len(generation.ids) - 1) / max(finished - times.first_token, 1e-9)
+    return shown
 
 
 def hidden_states(generation: Generation) -> list[Any]:

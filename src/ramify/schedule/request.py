@@ -16,7 +16,7 @@ from ramify.cache.prefix import Match
 from ramify.cache.tree import pack
 from ramify.core.finish import Finish
 from ramify.schedule.guide import FREE, Guide
-from ramify.wire.messages import Reply, Submit
+from ramify.wire.messages import Reply, Submit, Times
 from ramify.wire.result import HiddenStates, TokenLogprobs, join
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ class Request:
             self.prompt_logprobs,
             self.output_logprobs,
             join(self.unsent_hidden) if self.unsent_hidden else None,
+            Times(self.started_at, self.first_token_at) if self.finish is not None else None,
         )
         self.unsent, self.prompt_logprobs, self.output_logprobs, self.unsent_hidden = [], None, None, []
         return reply

@@ -11,12 +11,11 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-import ramify
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, SessionParams, hidden_of
 from ramify.engine.constraints import of_sampling
-from ramify.engine.engine import info_of
+from ramify.engine.engine import model_info_of, server_info_of
 from ramify.engine.generation import News
 from ramify.engine.outputs import Flat, Shape
 from ramify.engine.vectors import as_bytes, is_one, placeholders
@@ -155,7 +154,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     tokens, vectors, batch = await _prompts(state, asked)
     count = len(tokens)
     split = [of_sampling(raw) for raw in per_item(asked.sampling_params, count, "sampling_params")]
-    params = [SamplingParams.parse(raw) for raw, _ in split]
+    params = [SamplingParams.parse({**state.preferred, **raw}) for raw, _ in split]
     if len({p.n for p in params}) > 1:
         raise BadRequest("all sampling_params must agree on n", param="n")
     rids = request_ids(asked.rid, count, batch)
@@ -256,39 +255,10 @@ class _Frames:
 
 async def model_info(request: Request, state: State, _: None) -> Response:
     """What model this is."""
-    resolved = state.resolved
-    model = resolved.settings.model
-    return as_json(
-        {
-            "model_path": model.model_path or str(resolved.folder),
-            "served_model_name": resolved.served_name,
-            "tokenizer_path": model.tokenizer_path or model.model_path or str(resolved.folder),
-            "is_generation": True,
-            "preferred_sampling_params": None,
-            "weight_version": model.weight_version,
-            "load_format": model.load_format,
-            "reasoning_parser": None,
-            "tool_call_parser": None,
-            "disaggregation_mode": "null",
-            "has_image_understanding": False,
-            "has_audio_understanding": False,
-            "model_type": resolved.model.raw.get("model_type"),
-            "architectures": [resolved.model.architecture],
-        }
-    )
+    return as_json(model_info_of(state.resolved))
 
 
 async def server_info(request: Request, state: State, _: None) -> Response:
     """Every resolved setting, and the state of the engine."""
     engine = await asyncio.wrap_future(state.client.order("state"))
-    info = info_of(state.resolved)
-    return as_json(
-        {
-            **info,
-            "internal_states": [engine],
-            "max_req_input_len": state.resolved.context - 1,
-            "status": "ready",
-            "version": ramify.__version__,
-            "frontend": "python",
-        }
-    )
+    return as_json({**server_info_of(state.resolved, engine), "frontend": "python"})

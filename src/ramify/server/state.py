@@ -30,7 +30,8 @@ class State:
     client: Client
     tokenizer: Tokenizer | None
     template: ChatTemplate | None
-    sampling_defaults: dict[str, Any]
+    sampling_defaults: dict[str, Any]  # of OpenAI's routes
+    preferred: dict[str, Any]  # of /generate
     threads: ThreadPoolExecutor
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
@@ -74,7 +75,9 @@ def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) 
     if tokenizer is not None and tokenizer.chat_template is not None:
         template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
     threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="ramify-text")
-    return State(resolved, client, tokenizer, template, read_sampling_defaults(resolved.folder), threads)
+    by_model = resolved.settings.server.sampling_defaults == "model"
+    defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
+    return State(resolved, client, tokenizer, template, defaults, resolved.preferred, threads)
 
 
 def read_sampling_defaults(folder: Path) -> dict[str, Any]:

@@ -68,11 +68,18 @@ class Control(msgspec.Struct, frozen=True, array_like=True, tag=True):
     args: dict[str, Any] = {}
 
 
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """When a request had its first step and its first token, in seconds of CLOCK_MONOTONIC; 0 if it never did."""
+
+    started: float
+    first_token: float
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """News of one request: tokens since the last reply, and how it ended if it did.
 
     `origin` is the API worker it goes to. `cached` is how many prompt tokens came from the prefix cache, `preempted`
-    how often the request had to be recomputed.
+    how often the request had to be recomputed. The last reply has the `times`.
     """
 
     rid: str
@@ -84,6 +91,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     prompt_logprobs: TokenLogprobs | None = None
     output_logprobs: TokenLogprobs | None = None
     hidden: HiddenStates | None = None
+    times: Times | None = None
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True, tag=True):
