@@ -104,6 +104,15 @@ def hidden_of(value: Any, name: str = "return_hidden_states") -> Literal["none",
     raise BadRequest(f'{name} should be true, false, "last" or "full"', param=name)
 
 
+def first_scored(asked: int | None, params: SamplingParams) -> int:
+    """The prompt token from which on log probabilities are told, -1 for none of the prompt. Unsaid it is that, unless
+    nothing is generated: then they can be of nothing else.
+    """
+    if asked is None:
+        return 0 if params.max_new_tokens == 0 else -1
+    return asked
+
+
 def new_rid() -> str:
     return uuid.uuid4().hex
 

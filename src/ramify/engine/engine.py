@@ -40,7 +40,7 @@ from ramify.engine.arguments import (
     texts_of,
     vectors_of,
 )
-from ramify.engine.ask import Ask, Limits, SessionParams, hidden_of
+from ramify.engine.ask import Ask, Limits, SessionParams, first_scored, hidden_of
 from ramify.engine.assemble import assemble
 from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
@@ -183,6 +183,7 @@ class Engine:
         turns = self._turns(session_params, tokens, one)
         preferred = self.resolved.preferred
         wanted = [constrained(params, preferred) for params in per_prompt(sampling_params, count, "sampling_params")]
+        starts = each(logprob_start_len, count, "logprob_start_len", number, None)
         columns: dict[str, list[Any]] = {
             "tokens": [whole for whole, _ in turns],
             "turn": [turn for _, turn in turns],
@@ -191,7 +192,7 @@ class Engine:
             "notes": [notes for _, notes in wanted],
             "rid": rids_of(rid, count),
             "return_logprob": each(return_logprob, count, "return_logprob", flag, False),
-            "logprob_start": each(logprob_start_len, count, "logprob_start_len", number, -1),
+            "logprob_start": [first_scored(s, p) for s, (p, _) in zip(starts, wanted, strict=True)],
             "top_logprobs": each(top_logprobs_num, count, "top_logprobs_num", number, 0),
             "token_ids_logprob": each_ids(token_ids_logprob, count, "token_ids_logprob"),
             "hidden": each(return_hidden_states, count, "return_hidden_states", hidden_of, "none"),

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, SessionParams, hidden_of
+from ramify.engine.ask import Ask, SessionParams, first_scored, hidden_of
 from ramify.engine.constraints import of_sampling
 from ramify.engine.engine import model_info_of, server_info_of
 from ramify.engine.generation import News
@@ -174,7 +174,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             rid=rids[i],
             stream=asked.stream,
             return_logprob=bool(wanted[i]),
-            logprob_start=-1 if starts[i] is None else starts[i],
+            logprob_start=first_scored(starts[i], params[i]),
             top_logprobs=tops[i] or 0,
             token_ids_logprob=ids[i] or (),
             hidden=hidden_of(hidden[i]),
