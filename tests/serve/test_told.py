@@ -121,7 +121,7 @@ def test_increments_add_up(told: Server) -> None:
             row[0][1] if isinstance(row[0], list) else row[1] for row in whole["meta_info"][name]
         ]
     assert events[0]["meta_info"]["input_token_logprobs"][0][0] is None
-    assert not any("input_token_logprobs" in e["meta_info"] or "prompt_token_ids" in e for e in events[1:])
+    assert not any(e["meta_info"]["input_token_logprobs"] or "prompt_token_ids" in e for e in events[1:])
     assert [event["meta_info"]["completion_tokens"] for event in events] == [1, 2, 3, 4, 5, 6]
 
 

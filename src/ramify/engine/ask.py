@@ -24,7 +24,7 @@ MAX_RID = 256
 MAX_IDS = 1024
 MAX_TOP_ENTRIES = 1 << 19  # best tokens listed in one answer, over all its positions
 BILLION = 10**9
-MAX_HIDDEN = 1 << 24  # numbers of hidden states in one answer
+MAX_HIDDEN = 1 << 23  # numbers of hidden states in one answer, which become lists and JSON
 HIDDEN_OFF = (
     "The server is not configured to return the hidden states. "
     "Please set `--enable-return-hidden-states` to enable this feature."

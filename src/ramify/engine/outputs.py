@@ -90,7 +90,7 @@ class Shape:
         return meta
 
     def _logprobs(self, generation: Generation, wants: LogprobsWanted, first: int, last: int) -> dict[str, Any]:
-        of_prompt = self._prompt_logprobs(generation, wants) if first == 0 else {}
+        of_prompt = self._prompt_logprobs(generation, wants) if first == 0 else {"input_token_logprobs": []}
         return {**of_prompt, **self._output_logprobs(generation, wants, first, last)}
 
     def _prompt_logprobs(self, generation: Generation, wants: LogprobsWanted) -> dict[str, Any]:

@@ -225,11 +225,15 @@ class Request:
             self.preempted,
             self.prompt_logprobs,
             self.output_logprobs,
-            join(self.unsent_hidden) if self.unsent_hidden else None,
-            Times(self.started_at, self.first_token_at) if self.finish is not None else None,
+            self._take_hidden() if self.unsent_hidden else None,
+            None if self.finish is None else Times(self.started_at, self.first_token_at),
         )
-        self.unsent, self.prompt_logprobs, self.output_logprobs, self.unsent_hidden = [], None, None, []
+        self.unsent, self.prompt_logprobs, self.output_logprobs = [], None, None
         return reply
+
+    def _take_hidden(self) -> HiddenStates:
+        states, self.unsent_hidden = join(self.unsent_hidden), []
+        return states
 
 
 def _append(to: TokenLogprobs, found: TokenLogprobs, first: int, count: int | None = None) -> None:
