@@ -137,13 +137,15 @@ def test_vectors_of_tokens_give_what_tokens_give(told: Server, embedding: torch.
     ids = told.post("/v1/tokenize", {"prompt": PROMPT})["tokens"]
     vectors = embedding[ids].tolist()
     by_ids = told.post("/generate", {"input_ids": ids, "sampling_params": GREEDY})
-    one = told.post("/generate", {"input_embeds": vectors, "sampling_params": GREEDY})
+    body = {"input_embeds": vectors, "sampling_params": GREEDY}
+    one = told.post("/generate", {**body, "return_prompt_token_ids": True})
+    assert "prompt_token_ids" not in one
     assert one["output_ids"] == by_ids["output_ids"]
     assert one["meta_info"]["prompt_tokens"] == len(ids)
     several = told.post("/generate", {"input_embeds": [vectors, vectors[:4]], "sampling_params": {**GREEDY, "n": 2}})
     assert [answer["output_ids"] for answer in several[:2]] == [by_ids["output_ids"]] * 2
     assert len(several) == 4
-    events = told.events("/generate", {"input_embeds": vectors, "sampling_params": GREEDY, "stream": True})
+    events = told.events("/generate", {**body, "stream": True})
     assert "".join(event["text"] for event in events) == one["text"]
 
 

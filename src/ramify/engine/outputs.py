@@ -61,7 +61,7 @@ class Shape:
         """Output tokens from `first` to `last`, with `text`; what is said of the prompt comes with the first."""
         shown: dict[str, Any] = {"text": text} if self._tokenizer is not None else {}
         shown["output_ids"] = generation.ids[first:last]
-        if self._prompt_ids and first == 0:
+        if self._prompt_ids and first == 0 and not generation.submit.vectors:
             shown["prompt_token_ids"] = generation.submit.tokens
         shown["meta_info"] = self.meta(generation, first, last)
         return shown
