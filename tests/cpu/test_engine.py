@@ -604,3 +604,11 @@ def test_small_pages_up_to_the_end_of_the_context(folder: Path, page_size: int) 
         output = engine.generate(PROMPT, {"temperature": 0, "max_new_tokens": 58, "ignore_eos": True})
         meta = output["meta_info"]
         assert meta["prompt_tokens"] + meta["completion_tokens"] == 64
+
+
+def test_preferred_parameters_count_where_a_call_says_nothing(folder: Path) -> None:
+    with make(folder, preferred_sampling_params='{"max_new_tokens": 3, "temperature": 0}') as engine:
+        assert len(engine.generate(PROMPT)["output_ids"]) == 3
+        assert len(engine.generate(PROMPT, {"max_new_tokens": 5})["output_ids"]) == 5
+        assert engine.generate(PROMPT, [{"sampling_seed": 1}])["text"] == engine.generate(PROMPT)["text"]
+        assert engine.get_model_info()["preferred_sampling_params"]

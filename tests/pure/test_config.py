@@ -70,7 +70,7 @@ def sample(name: str) -> object:
         "load_format": "dummy", "dtype": "float32", "device": "cpu", "attention_backend": "reference",
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
         "grammar_backend": "llguidance",
-        "log_requests_level": 3, "log_requests_format": "json",
+        "log_requests_level": 3, "log_requests_format": "json", "sampling_defaults": "openai",
     }  # fmt: skip
     if name in special:
         return special[name]

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from assets import SHARED, needs_shared, shared
-from ramify.text.detokenize import ByteDetokenizer
+from ramify.text.detokenize import ByteDetokenizer, Offsets
 from ramify.text.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = [
@@ -144,3 +144,30 @@ def test_a_real_folder_loads() -> None:
 def test_ids_without_a_token_are_empty() -> None:
     tokenizer = Tokenizer(byte_level(), {}, None)
     assert pieces(tokenizer, [99999, 5], []) == tokenizer.decode([5])
+
+
+@needs_shared
+@pytest.mark.parametrize("path", REAL)
+@pytest.mark.parametrize("text", TEXTS)
+def test_tokens_by_themselves_are_the_bytes_of_the_text(path: str, text: str) -> None:
+    """Also where decoders strip the first space of a text, and where a character has several tokens."""
+    tokenizer = Tokenizer(Backend.from_file(str(shared(path))), {}, None)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if tokenizer.special.intersection(ids):
+        pytest.skip("this vocabulary has no tokens for that text")
+    spelled = b"".join(tokenizer.token_bytes(token) for token in ids).decode()
+    assert spelled.removeprefix(" ") == tokenizer.decode(ids).removeprefix(" ")
+
+
+@needs_shared
+@pytest.mark.parametrize("path", REAL)
+def test_offsets_point_into_the_text(path: str) -> None:
+    tokenizer = Tokenizer(Backend.from_file(str(shared(path))), {}, None)
+    text = tokenizer.decode(tokenizer.encode(TEXTS[1], add_special_tokens=False))
+    ids = tokenizer.encode(text)
+    offsets = Offsets(tokenizer.detokenizer(True, ())).of(ids)
+    text = tokenizer.decode(ids)
+    assert offsets == sorted(offsets)
+    for token, start, end in zip(ids, offsets, [*offsets[1:], len(text)], strict=True):
+        if end > start and "\ufffd" not in tokenizer.token_text(token):
+            assert text[start:end].strip().startswith(tokenizer.token_text(token).strip())

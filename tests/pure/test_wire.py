@@ -23,19 +23,30 @@ from ramify.wire.messages import (
     Replies,
     Reply,
     Submit,
+    Times,
     Turn,
 )
-from ramify.wire.plan import Grant, LogprobsWanted, Opened, PageCopy, Plan, Row
-from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
+from ramify.wire.plan import Grant, HiddenWanted, LogprobsWanted, Opened, PageCopy, Plan, Row
+from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 
 PARAMS = SamplingParams.parse({"temperature": 0.5, "stop": ["a", "b"], "logit_bias": {"5": 1.5}, "n": 2})
 SUBMIT = Submit(
-    "r", 1, [1, 2, 3], PARAMS, 128, True, -5, logprobs=LogprobsWanted(0, 2, (7, 8)), turn=Turn("s", "a", True)
+    "r",
+    1,
+    [1, 2, 3],
+    PARAMS,
+    128,
+    True,
+    -5,
+    logprobs=LogprobsWanted(0, 2, (7, 8)),
+    turn=Turn("s", "a", True),
+    hidden=HiddenWanted(2, True),
 )
 TO_ENGINE = [SUBMIT, Abort("r"), Abort("r", keep=3), Control(4, 0, "flush", {"timeout": 1.5})]
 SCORED = TokenLogprobs(3, [-1.5, -2.0], [[-1.0], [-2.0]], [[5], [6]])
+STATES = HiddenStates(2, 1, b"\0\0\x80?")
 TO_CLIENT = [
-    Replies([Reply("r", 1, [4, 5], Finish.stop("x"), 3, 1, SCORED, None), Reply("s", 0, [])]),
+    Replies([Reply("r", 1, [4, 5], Finish.stop("x"), 3, 1, SCORED, None, STATES, Times(1.5, 0.0)), Reply("s", 0, [])]),
     Answer(4, {"a": [1, 2]}),
     Answer(4, error="no", status=404),
     Hello({"max": 3}),
@@ -59,14 +70,14 @@ def test_plans_and_results() -> None:
     plan = Plan(
         3,
         [Row(0, 5, 2, True, (7,), -1), Row(1, 6, 30, False, (), 4)],
-        [Opened(0, 5, [1, 2], 2, 0, PARAMS, 9, 1, LogprobsWanted())],
+        [Opened(0, 5, [1, 2], 2, 0, PARAMS, 9, 1, LogprobsWanted(), 0)],
         [Grant(0, 0, [4, 5])],
         [PageCopy(0, 4, 5, 1)],
         [2],
     )
     assert codec.decode_plan(codec.encode(plan)) == plan
     assert plan.tokens == 32
-    result = StepResult(3, [[1, 2], []], {1: RowLogprobs(SCORED, None)}, [1], {0: "NaN"})
+    result = StepResult(3, [[1, 2], []], {1: RowLogprobs(SCORED, None)}, [1], {0: "NaN"}, {1: STATES})
     assert codec.decode_result(codec.encode(result)) == result
 
 

@@ -19,7 +19,7 @@ from ramify.schedule.scheduler import Scheduler
 from ramify.wire.channel import inproc
 from ramify.wire.messages import Abort, Replies, Submit
 from ramify.wire.plan import LogprobsWanted
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.result import HiddenStates, TokenLogprobs
 from ramify.worker.fake import FakeExecutor, next_token
 
 VOCAB = 50
@@ -50,6 +50,7 @@ class Outcome:
     cached: int = 0
     preempted: int = 0
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    hidden: list[HiddenStates] = field(default_factory=list)
 
 
 @dataclass
@@ -117,6 +118,8 @@ class World:
                 outcome.cached, outcome.preempted = reply.cached, reply.preempted
                 if reply.prompt_logprobs is not None:
                     outcome.prompt_logprobs.append(reply.prompt_logprobs)
+                if reply.hidden is not None:
+                    outcome.hidden.append(reply.hidden)
                 if reply.finish is not None:
                     assert outcome.finish is None, f"{reply.rid} ended twice"
                     outcome.finish = reply.finish

@@ -30,8 +30,8 @@ def sampling(**params: Any) -> dict[str, Any]:
 
 
 NATIVE: list[tuple[str, Any, str]] = [
-    ("nothing", {}, "exactly one of text and input_ids"),
-    ("both", {"text": "a", "input_ids": [1]}, "exactly one of text and input_ids"),
+    ("nothing", {}, "exactly one of text, input_ids"),
+    ("both", {"text": "a", "input_ids": [1]}, "exactly one of text, input_ids"),
     ("empty list of texts", {"text": []}, "text is an empty list"),
     ("empty ids", {"input_ids": []}, "input_ids is an empty list"),
     ("empty ids in a batch", {"input_ids": [[1], []]}, "the prompt is empty"),
@@ -99,6 +99,10 @@ NATIVE: list[tuple[str, Any, str]] = [
     ("stream is a string", {"text": PROMPT, "stream": "yes"}, "stream"),
     ("priority is a float", {"text": PROMPT, "priority": 1.5}, "priority"),
     ("salt is a number", {"text": PROMPT, "extra_key": 5}, "extra_key"),
+    ("too few salts", {"text": [PROMPT, PROMPT], "extra_key": ["a"]}, "extra_key has 1 entries for 2 prompts"),
+    ("a salt is a number", {"text": [PROMPT, PROMPT], "cache_salt": ["a", 5]}, "cache_salt"),
+    ("too many priorities", {"text": PROMPT, "priority": [1, 2]}, "priority has 2 entries for 1 prompts"),
+    ("a priority is a string", {"text": [PROMPT], "priority": ["1"]}, "priority"),
     ("too many prompts", {"text": ["a"] * 2000}, "at most 1024 prompts"),
 ]
 

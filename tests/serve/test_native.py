@@ -80,6 +80,13 @@ def test_the_stream_is_cumulative_and_adds_up(stories: Server) -> None:
     assert [e["meta_info"]["finish_reason"] is None for e in events] == [True] * 7 + [False]
 
 
+def test_streams_tell_the_ids_of_the_prompt(stories: Server) -> None:
+    body = {"text": PROMPT, "sampling_params": GREEDY, "return_prompt_token_ids": True}
+    ids = stories.post("/generate", body)["prompt_token_ids"]
+    assert len(ids) == 6
+    assert all(event["prompt_token_ids"] == ids for event in stories.events("/generate", {**body, "stream": True}))
+
+
 def test_a_batch_streams_with_indexes(stories: Server) -> None:
     events = stories.events("/generate", {"text": [PROMPT, "One day, "], "sampling_params": GREEDY, "stream": True})
     assert {e["index"] for e in events} == {0, 1}
@@ -184,6 +191,22 @@ def test_cached_tokens_are_told_and_salts_separate(stories: Server) -> None:
     assert salted["meta_info"]["cached_tokens"] == 0
 
 
+def test_every_prompt_of_a_list_may_have_its_own_key_and_place(stories: Server) -> None:
+    text = "One day a very large cat went to the river and caught a blue fish. "
+    body = {"text": [text, text], "sampling_params": GREEDY, "rid": ["left", "right"], "priority": [1, None]}
+    keys = {"extra_key": ["one tenant", None], "cache_salt": [None, "another"]}
+    first = stories.post("/generate", {**body, **keys})
+    assert [a["meta_info"]["id"] for a in first] == ["left", "right"]
+    assert [a["meta_info"]["cached_tokens"] for a in first] == [0, 0]
+    alone = [{"extra_key": "one tenant"}, {"cache_salt": "another"}, {"extra_key": "a third"}]
+    found = [stories.post("/generate", {"text": text, "sampling_params": GREEDY, **key}) for key in alone]
+    assert [a["meta_info"]["cached_tokens"] > 0 for a in found] == [True, True, False]
+    prompts = {"prompt": [text, text], "max_tokens": 1, "extra_key": ["one tenant", "a fourth"], "rid": ["c", "d"]}
+    usage = stories.post("/v1/completions", {**prompts, "return_cached_tokens_details": True})
+    assert usage["id"] == "c"
+    assert usage["sglext"]["cached_tokens_details"]["device"] > 0
+
+
 def test_flush(stories: Server) -> None:
     stories.post("/generate", {"text": PROMPT, "sampling_params": GREEDY})
     status, headers, body = stories.request("/flush_cache?timeout=5", method="POST")
@@ -203,6 +226,40 @@ def test_information(stories: Server) -> None:
     server = stories.get("/server_info")
     assert server["internal_states"][0]["max_total_num_tokens"] == server["max_total_num_tokens"]
     assert "api_key" not in server
+
+
+def test_what_clients_of_sglang_read_of_a_server(stories: Server) -> None:
+    info = stories.get("/get_server_info")
+    (state,) = info["internal_states"]
+    assert state["memory_usage"]["token_capacity"] == info["max_total_num_tokens"]
+    assert set(state["memory_usage"]) == {"weight", "kvcache", "token_capacity", "graph"}
+    assert state["effective_max_running_requests_per_dp"] == info["max_running_requests"]
+    assert state["last_gen_throughput"] >= 0
+    assert info["max_req_input_len"] == 511
+    assert (info["status"], info["frontend"]) == ("ready", "python")
+    assert info["tokenizer_path"] is None or info["tokenizer_path"]
+    model = stories.get("/model_info")
+    assert model["tokenizer_path"] == model["model_path"]
+    assert {"preferred_sampling_params", "weight_version", "load_format", "disaggregation_mode"} <= set(model)
+
+
+def test_times_are_in_order(stories: Server) -> None:
+    before = time.time()
+    meta = stories.post("/generate", {"text": PROMPT, "sampling_params": GREEDY})["meta_info"]
+    order = ["request_received_ts", "api_server_dispatch_finish_ts", "forward_entry_time", "prefill_finished_time"]
+    order += ["request_finished_ts", "response_sent_to_client_ts"]
+    stamps = [meta[name] for name in order]
+    assert before - 1 < stamps[0] <= stamps[-1] < time.time() + 1
+    assert stamps[0] <= min(stamps[1:])
+    assert stamps[2:] == sorted(stamps[2:])
+    assert 0 <= meta["queue_time"] <= meta["first_token_latency"] <= meta["e2e_latency"]
+    assert meta["decode_throughput"] > 0
+    assert meta["cached_tokens_details"] == {"device": meta["cached_tokens"], "host": 0}
+    events = stories.events("/generate", {"text": PROMPT, "sampling_params": GREEDY, "stream": True})
+    assert ["e2e_latency" in event["meta_info"] for event in events] == [False] * 7 + [True]
+    nothing = stories.post("/generate", {"text": PROMPT, "sampling_params": {"max_new_tokens": 0}})["meta_info"]
+    assert "prefill_finished_time" not in nothing
+    assert "decode_throughput" not in nothing
 
 
 def test_health(stories: Server) -> None:

@@ -118,6 +118,42 @@ def test_echo_and_logprobs(client: OpenAI) -> None:
     assert scored.choices[0].logprobs.token_logprobs == pytest.approx(found.token_logprobs[:6], abs=1e-4, nan_ok=True)
 
 
+def check_offsets(logprobs: dict, text: str) -> None:
+    """Every token stands where its text is; one that is not said has no width, nor has the first space of a text."""
+    ends = [*logprobs["text_offset"][1:], len(text)]
+    for token, start, end in zip(logprobs["tokens"], logprobs["text_offset"], ends, strict=True):
+        assert text[start:end] in (token, token.removeprefix(" ") if start == 0 else token, "")
+        assert end > start or token in (BOS, " ")
+
+
+BOS = "<|start_story|>"
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "One day, Zo\u00eb saw \u2603!", "ids"])
+def test_offsets_point_into_the_text(server: Server, prompt: str) -> None:
+    text = "A fish swam and swam" if prompt == "ids" else prompt
+    ids = server.post("/v1/tokenize", {"prompt": text})["tokens"]
+    if prompt == "ids":
+        text = server.post("/v1/detokenize", {"tokens": ids})["text"]
+    body = {"prompt": ids if prompt == "ids" else text, "max_tokens": 6, "temperature": 0, "logprobs": 1}
+    (echoed,) = server.post("/v1/completions", {**body, "echo": True})["choices"]
+    assert echoed["text"].startswith(text)
+    assert echoed["logprobs"]["tokens"][0] == BOS
+    assert len(echoed["logprobs"]["tokens"]) == len(ids) + 6
+    (plain,) = server.post("/v1/completions", body)["choices"]
+    assert plain["logprobs"]["text_offset"][0] == 0
+    moved = [offset + len(text) for offset in plain["logprobs"]["text_offset"]]
+    assert echoed["logprobs"]["text_offset"][len(ids) :] == moved
+    if prompt == PROMPT:
+        check_offsets(echoed["logprobs"], echoed["text"])
+        check_offsets(plain["logprobs"], plain["text"])
+    for more in ({}, {"echo": True}):
+        whole = echoed if more else plain
+        events = [e["choices"][0] for e in server.events("/v1/completions", {**body, **more, "stream": True})]
+        for name in ("tokens", "text_offset", "token_logprobs"):
+            assert [entry for e in events for entry in e["logprobs"][name]] == whole["logprobs"][name]
+
+
 def test_chat(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="stories", messages=CHAT, max_tokens=8, temperature=0)
     message = answer.choices[0].message
@@ -175,6 +211,22 @@ def test_chat_logprobs(client: OpenAI) -> None:
         t.token for c in streamed if c.choices and c.choices[0].logprobs for t in c.choices[0].logprobs.content or []
     ]
     assert tokens == [t.token for t in found.content]
+
+
+def test_streams_tell_token_ids(server: Server) -> None:
+    chat = {"messages": CHAT, "max_tokens": 6, "temperature": 0, "return_token_ids": True}
+    (whole,) = server.post("/v1/chat/completions", chat)["choices"]
+    events = [e["choices"][0] for e in server.events("/v1/chat/completions", {**chat, "stream": True})]
+    assert events[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert not any("prompt_token_ids" in e for e in events[1:])
+    assert [i for e in events for i in e.get("response_token_ids", [])] == whole["response_token_ids"]
+    text = {"prompt": PROMPT, "max_tokens": 6, "temperature": 0, "return_token_ids": True}
+    (whole,) = server.post("/v1/completions", text)["choices"]
+    events = [e["choices"][0] for e in server.events("/v1/completions", {**text, "stream": True})]
+    assert events[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert [i for e in events for i in e["token_ids"]] == whole["token_ids"]
+    plain = server.events("/v1/chat/completions", {**chat, "stream": True, "return_token_ids": False})
+    assert not any("token_ids" in key for e in plain for key in e["choices"][0])
 
 
 def test_content_parts_are_joined(client: OpenAI) -> None:

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from server import refused_to_start, running
+from server import Server, refused_to_start, running
 
 from assets import shared
 
@@ -135,6 +135,10 @@ def test_a_model_that_does_not_fit_says_numbers(copy: Path) -> None:
         (("--enable-lora",), "Merge the adapter"),
         (("--port", "99999"), "--port"),
         (("--config", "/nowhere.yaml"), "/nowhere.yaml"),
+        (("--preferred-sampling-params", "top_p"), "--preferred-sampling-params"),
+        (("--preferred-sampling-params", '{"top_p": 3}'), "top_p"),
+        (("--sampling-defaults", "mine"), "--sampling-defaults"),
+        (("--enable-return-hidden-states", "--load-format", "none"), "needs a model"),
     ],
 )
 def test_settings_that_cannot_be(arguments: tuple[str, ...], says: str) -> None:
@@ -179,3 +183,28 @@ def test_settings_from_yaml_and_environment(tmp_path: Path) -> None:
         assert (info["served_model_name"], info["page_size"], info["chunked_prefill_size"]) == ("from-yaml", 4, 1000)
     with running("--config", str(config), "--page-size", "2", env={"RAMIFY_PAGE_SIZE": "4"}) as server:
         assert server.get("/server_info")["page_size"] == 2
+
+
+def test_what_requests_leave_unsaid(copy: Path) -> None:
+    """The model's generation config counts on OpenAI's routes, unless the server was told to leave it."""
+    (copy / "generation_config.json").write_text(json.dumps({"temperature": 1.0, "top_k": 1, "eos_token_id": 2}))
+    preferred = ("--preferred-sampling-params", '{"max_new_tokens": 3, "top_k": 1}')
+
+    def texts(server: Server) -> list[int]:
+        seeds = range(6)
+        body = {"prompt": "Once upon a time ", "max_tokens": 12}
+        openai = {server.post("/v1/completions", {**body, "seed": n})["choices"][0]["text"] for n in seeds}
+        prompts = [{"text": body["prompt"], "sampling_params": {"sampling_seed": n}} for n in seeds]
+        native = [server.post("/generate", prompt) for prompt in prompts]
+        return [len(openai), len({answer["text"] for answer in native}), native[0]["meta_info"]["completion_tokens"]]
+
+    with running(str(copy)) as server:
+        one, many, _ = texts(server)
+        assert one == 1
+        assert many > 1
+        assert server.get("/model_info")["preferred_sampling_params"] is None
+    with running(str(copy), "--sampling-defaults", "openai") as server:
+        assert texts(server)[0] > 1
+    with running(str(copy), "--sampling-defaults", "openai", *preferred) as server:
+        assert texts(server) == [1, 1, 3]
+        assert server.get("/model_info")["preferred_sampling_params"] == preferred[1]

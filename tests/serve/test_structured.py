@@ -70,6 +70,37 @@ def test_other_kinds(demo: Server) -> None:
         assert choice["text"].startswith("{")
 
 
+OPTIONS = ["a red fox", "a blue bird", "an old dog"]
+CHOICES: list[dict[str, Any]] = [{"guided_choice": OPTIONS}, {"structured_outputs": {"choice": OPTIONS}}]
+
+
+@pytest.mark.parametrize("field", CHOICES, ids=lambda field: next(iter(field)))
+def test_one_of_some_texts(demo: Server, field: dict[str, Any]) -> None:
+    found = {generate(demo, choice=OPTIONS, temperature=2.0, sampling_seed=n)["text"] for n in range(8)}
+    assert len(found) > 1
+    texts = demo.post("/v1/completions", {"prompt": [PROMPT, "Here is"], "max_tokens": 20, **field})["choices"]
+    chat = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 20, **field}
+    found |= {choice["text"] for choice in texts}
+    found.add(demo.post("/v1/chat/completions", chat)["choices"][0]["message"]["content"])
+    assert found <= set(OPTIONS)
+
+
+SAYS_VLLM: list[tuple[dict[str, Any], str]] = [
+    ({"structured_outputs": {"regex": "[a-c]{3}"}}, "[a-c]{3}"),
+    ({"guided_regex": "[x-z]{3}"}, "[x-z]{3}"),
+    ({"guided_grammar": 'root ::= "yes" | "no"'}, "yes|no"),
+    ({"structured_outputs": {"grammar": 'root ::= "left" | "right"'}}, "left|right"),
+    ({"guided_json": {"enum": [1, 22]}}, "1|22"),
+    ({"structured_outputs": {"json": '{"enum": [3, 4]}'}}, "3|4"),
+]
+
+
+@pytest.mark.parametrize(("fields", "pattern"), SAYS_VLLM, ids=str)
+def test_fields_of_vllm(demo: Server, fields: dict[str, Any], pattern: str) -> None:
+    (choice,) = demo.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 20, **fields})["choices"]
+    assert re.fullmatch(pattern, choice["text"])
+
+
 def test_the_openai_client_parses(demo: Server) -> None:
     class Thing(BaseModel):
         size: Literal["small", "large"]
@@ -126,6 +157,9 @@ BAD = [
     ({"regex": "("}, "regex"),
     ({"regex": "a", "ebnf": 'root ::= "a"'}, "only one"),
     ({"ebnf": "root ::= nothing"}, "nothing"),
+    ({"choice": "yes"}, "choice must be a list"),
+    ({"choice": ["yes", 1]}, "choice must be a list"),
+    ({"choice": ["yes"], "regex": "a"}, "only one"),
     ({"json_schema": "{"}, "json_schema"),
     ({"json_schema": {"type": "sometimes"}}, "type"),
     ({"regex": "(a{1,1000}){1,1000}"}, "repetition"),

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
-from ramify.core.errors import StartupError
+from ramify.core.errors import BadRequest, StartupError
+from ramify.core.params import SamplingParams
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -70,6 +73,11 @@ class Resolved:
     attention: str
     memory: MemoryPlan
     decisions: tuple[Decision, ...]
+
+    @property
+    def preferred(self) -> dict[str, Any]:
+        """Sampling parameters that count where a request says nothing."""
+        return preferred_of(self.settings)
 
     @property
     def pages(self) -> int:
@@ -173,7 +181,21 @@ def _check(settings: Settings) -> None:
             f"--host {server.host} can be reached by others, and there is no --api-key",
             "Set --api-key KEY, or say --allow-unauthenticated if everybody on that network may use the model.",
         )
+    if server.enable_return_hidden_states and settings.model.load_format == "none":
+        raise StartupError("--enable-return-hidden-states needs a model, and --load-format none has none")
+    preferred_of(settings)
     _check_parallel(settings)
+
+
+def preferred_of(settings: Settings) -> dict[str, Any]:
+    """`--preferred-sampling-params`, checked."""
+    try:
+        given = msgspec.json.decode(settings.server.preferred_sampling_params or "{}", type=dict[str, Any])
+        SamplingParams.parse(given)
+    except (msgspec.MsgspecError, BadRequest) as e:
+        remedy = """Give a JSON object like '{"top_p": 0.9}'."""
+        raise StartupError(f"--preferred-sampling-params: {e}", remedy) from None
+    return given
 
 
 def _check_parallel(settings: Settings) -> None:

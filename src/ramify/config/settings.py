@@ -140,6 +140,12 @@ class ServerSettings:
     drain_timeout: float = setting(
         30.0, "Seconds that requests may go on after SIGTERM or Ctrl-C.", within=Range(0, DAY)
     )
+    sampling_defaults: Literal["model", "openai"] = setting(
+        "model", "What OpenAI requests leave unsaid: as generation_config.json has it, or OpenAI."
+    )
+    preferred_sampling_params: str | None = setting(
+        None, "JSON object: sampling parameters of /generate that a request leaves unsaid."
+    )
     stream_interval: int = setting(
         1, "Tokens per chunk of a stream; the first always comes at once.", within=Range(1, MANY)
     )
@@ -150,6 +156,7 @@ class ServerSettings:
     reasoning_parser: str = setting(
         "auto", "How the model writes reasoning (deepseek-r1, qwen3, ...). auto: by its chat template. none: as text."
     )
+    enable_return_hidden_states: bool = setting(False, "Requests may ask for hidden states.")
     enable_cache_report: bool = setting(False, "Report cached tokens in the usage of OpenAI routes.")
     max_body_mib: int = setting(32, "Largest request body in MiB.", within=Range(1, 4096))
     keep_alive_interval: float = setting(

@@ -15,6 +15,7 @@ from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import check_rid
 from ramify.engine.constraints import of_sampling
+from ramify.engine.vectors import as_bytes, is_one
 
 MAX_PRIORITY = 1 << 31
 MAX_KEY = 1024  # characters of an extra_key
@@ -25,10 +26,8 @@ REFUSED: dict[str, str] = {
     "image_data": "images",
     "audio_data": "audio",
     "video_data": "videos",
-    "input_embeds": "embeddings as input",
     "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
-    "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
     "routed_experts_start_len": "mixture-of-experts models",
     "return_indexer_topk": "sparse attention",
@@ -94,6 +93,21 @@ def ids_of(input_ids: Any) -> tuple[list[list[int]], bool]:
     if rows[0] is None:
         return [numbers(given, "input_ids")], True
     return [numbers(row, "input_ids") for row in rows], False
+
+
+def vectors_of(given: Any, width: int) -> tuple[list[bytes], bool]:
+    """Prompts that are vectors, and whether there was one rather than a list."""
+    rows = _plain(given, 3)
+    if not isinstance(rows, list) or not rows:
+        raise BadRequest("input_embeds should be a list of vectors, or a list of such lists", param="input_embeds")
+    one = is_one(rows)
+    return [as_bytes(prompt, width) for prompt in ([rows] if one else rows)], one
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Lists of what sequences, arrays and tensors hold, as deep as prompts are."""
+    found = _listed(value) if depth else None
+    return value if found is None else [_plain(entry, depth - 1) for entry in found]
 
 
 def _listed(value: Any) -> list[Any] | None:
@@ -174,11 +188,11 @@ def as_params(params: Any) -> SamplingParams:
     return SamplingParams.parse(params)
 
 
-def constrained(params: Any) -> tuple[SamplingParams, dict[str, bytes]]:
-    """Sampling parameters, and the note of the constraint among them."""
-    if not isinstance(params, Mapping):
+def constrained(params: Any, preferred: Mapping[str, Any]) -> tuple[SamplingParams, dict[str, bytes]]:
+    """Sampling parameters, and the note of the constraint among them; `preferred` count where they say nothing."""
+    if params is not None and not isinstance(params, Mapping):
         return as_params(params), {}
-    plain, notes = of_sampling(params)
+    plain, notes = of_sampling({**preferred, **(params or {})})
     return as_params(plain), notes
 
 

@@ -9,20 +9,26 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from ramify.core.errors import BadRequest
 from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
+from ramify.engine.vectors import MAX_BYTES, salted
 from ramify.wire.messages import Submit, Turn
-from ramify.wire.plan import LogprobsWanted
+from ramify.wire.plan import HiddenWanted, LogprobsWanted
 
 MAX_RID = 256
 MAX_IDS = 1024
 MAX_TOP_ENTRIES = 1 << 19  # best tokens listed in one answer, over all its positions
 BILLION = 10**9
+MAX_HIDDEN = 1 << 23  # numbers of hidden states in one answer, which become lists and JSON
+HIDDEN_OFF = (
+    "The server is not configured to return the hidden states. "
+    "Please set `--enable-return-hidden-states` to enable this feature."
+)
 
 SessionName = Annotated[str, Meta(min_length=1, max_length=MAX_RID)]
 
@@ -48,13 +54,15 @@ class SessionParams(msgspec.Struct, kw_only=True):
 @dataclass(frozen=True)
 class Limits:
     """What the model and the server allow. `context` in tokens, prompt and output together; `most` requests can run
-    and wait at once.
+    and wait at once; `hidden` is the width of a hidden state, which are shown where `tells_hidden`.
     """
 
     context: int
     vocab: int
     stream_interval: int = 1
     most: int = 1 << 30
+    hidden: int = 0
+    tells_hidden: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,8 @@ class Ask:
 
     `to_the_end`: without `max_new_tokens` go on to the end of the context instead of stopping at `usual` (chat does).
     `marks` are special tokens that stay in the text, because whoever reads it needs them.
-    `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set.
+    `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set. `hidden` says of
+    which positions the hidden states are wanted. With `vectors` the tokens are placeholders: see `engine.vectors`.
     """
 
     tokens: Sequence[int]
@@ -76,12 +85,34 @@ class Ask:
     logprob_start: int = -1
     top_logprobs: int = 0
     token_ids_logprob: Sequence[int] = ()
+    hidden: Literal["none", "last", "all"] = "none"
     priority: int = 0
     salt: str = ""
     arrived: float = 0.0
     notes: Mapping[str, bytes] = field(default_factory=dict)
     marks: frozenset[int] = frozenset()
     turn: Turn | None = None
+    vectors: bytes = b""
+
+
+def hidden_of(value: Any, name: str = "return_hidden_states") -> Literal["none", "last", "all"]:
+    """What SGLang's clients say: True and "full" for all positions, "last" for the newest alone."""
+    if value is None or value is False:
+        return "none"
+    if value is True or value == "full":
+        return "all"
+    if value == "last":
+        return "last"
+    raise BadRequest(f'{name} should be true, false, "last" or "full"', param=name)
+
+
+def first_scored(asked: int | None, params: SamplingParams) -> int:
+    """The prompt token from which on log probabilities are told, -1 for none of the prompt. Unsaid it is that, unless
+    nothing is generated: then they can be of nothing else.
+    """
+    if asked is None:
+        return 0 if params.max_new_tokens == 0 else -1
+    return asked
 
 
 def new_rid() -> str:
@@ -106,11 +137,15 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
         )
     seed = ask.params.sampling_seed
     rid = ask.rid or new_rid()
+    salt = salted(ask.salt, ask.vectors) if ask.vectors else ask.salt
     wants = _logprobs(ask, len(tokens), max_new, limits.vocab)
+    hidden = _hidden(ask, len(tokens), max_new, limits)
     check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
     check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
     if ask.turn is not None and ask.params.n > 1:
         raise BadRequest("a turn of a session is one choice: n should be 1", param="n")
+    if ask.vectors:
+        _check_vectors(ask)
     return [
         Submit(
             rid=rid if ask.params.n == 1 else f"{rid}_{choice}",
@@ -122,12 +157,14 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             seed=secrets.randbits(63) if seed is None else seed,
             choice=choice,
             priority=ask.priority,
-            salt=ask.salt,
+            salt=salt,
             arrived=ask.arrived,
             stride=_stride(ask, limits),
             logprobs=wants,
             notes=dict(ask.notes),
             turn=ask.turn,
+            hidden=hidden,
+            vectors=ask.vectors,
         )
         for choice in range(ask.params.n)
     ]
@@ -192,6 +229,34 @@ def _logprobs(ask: Ask, prompt: int, max_new: int, vocab: int) -> LogprobsWanted
         raise BadRequest(f"at most {MAX_IDS} token_ids_logprob", param="token_ids_logprob")
     check_ids(ask.token_ids_logprob, vocab, "token_ids_logprob")
     return LogprobsWanted(ask.logprob_start, ask.top_logprobs, tuple(ask.token_ids_logprob))
+
+
+def _hidden(ask: Ask, prompt: int, max_new: int, limits: Limits) -> HiddenWanted | None:
+    if ask.hidden == "none":
+        return None
+    if not limits.tells_hidden:
+        raise BadRequest(HIDDEN_OFF, param="return_hidden_states")
+    positions = ask.params.n * (prompt + max_new if ask.hidden == "all" else 1)
+    if positions * limits.hidden > MAX_HIDDEN:
+        raise BadRequest(
+            f"hidden states of {positions} positions with {limits.hidden} numbers each are more than {MAX_HIDDEN} "
+            "numbers: ask for those of the last position, or for fewer tokens",
+            param="return_hidden_states",
+        )
+    return HiddenWanted(0) if ask.hidden == "all" else HiddenWanted(prompt - 1, last=True)
+
+
+def _check_vectors(ask: Ask) -> None:
+    """What needs tokens."""
+    if ask.return_logprob and ask.logprob_start >= 0:
+        raise BadRequest("input_embeds are no tokens: only output tokens have log probabilities", param="input_embeds")
+    if ask.turn is not None:
+        raise BadRequest("input_embeds do not go with session_params: a session has tokens", param="input_embeds")
+    if ask.params.n * len(ask.vectors) > MAX_BYTES:
+        raise BadRequest(
+            f"input_embeds of {ask.params.n * len(ask.vectors)} bytes, over all choices, are more than {MAX_BYTES}",
+            param="input_embeds",
+        )
 
 
 def _stride(ask: Ask, limits: Limits) -> int:

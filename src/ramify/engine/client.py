@@ -12,6 +12,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -82,6 +83,7 @@ class Client:
         try:
             for generation in made:
                 self._end.send(generation.submit)
+                generation.sent_at = time.monotonic()
         except BaseException:  # what could not be sent must not keep its id
             for generation in made:
                 self.abort(generation)

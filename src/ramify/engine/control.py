@@ -14,7 +14,7 @@ import msgspec
 
 from ramify.config.resolve import Resolved
 from ramify.core import log as logs
-from ramify.engine.loads import loads
+from ramify.engine.loads import loads, memory
 from ramify.engine.meter import EngineMeter
 from ramify.engine.profile import NoProfiler, Profiler, TraceFolder
 from ramify.engine.sessions import Sessions
@@ -207,7 +207,16 @@ class Controls:
 
     def _state(self, loop: Loop, control: Control) -> dict[str, Any]:
         scheduler, rates = loop.scheduler, self._meter.rates
+        sizes = memory(self._resolved)
         return {
+            "memory_usage": {
+                "weight": sizes["weight_gb"],
+                "kvcache": sizes["kv_cache_gb"],
+                "token_capacity": sizes["token_capacity"],
+                "graph": sizes["graph_gb"],
+            },
+            "effective_max_running_requests_per_dp": self._resolved.rows,
+            "world_size": 1,
             "num_running_reqs": len(scheduler.running),
             "num_waiting_reqs": len(scheduler.waiting),
             "num_used_tokens": scheduler.ledger.used * scheduler.ledger.page_size,

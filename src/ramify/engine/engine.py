@@ -38,13 +38,15 @@ from ramify.engine.arguments import (
     refuse_others,
     rids_of,
     texts_of,
+    vectors_of,
 )
-from ramify.engine.ask import Ask, Limits, SessionParams
+from ramify.engine.ask import Ask, Limits, SessionParams, first_scored, hidden_of
 from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
 from ramify.engine.generation import News
 from ramify.engine.job import Bar, Job, Output, bar_wanted
 from ramify.engine.outputs import Shape
+from ramify.engine.vectors import placeholders
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.channel import inproc
@@ -122,14 +124,14 @@ class Engine:
         progress: bool | None = None,
         **asked: Any,
     ) -> Any:
-        """Generate from text or token ids, one prompt or a list.
+        """Generate from text, token ids or `input_embeds` [tokens, hidden], one prompt or a list.
 
         `asked` are, by the names of `/generate`: return_logprob, logprob_start_len, top_logprobs_num,
-        token_ids_logprob, rid, extra_key (each one value, or a list with one for every prompt), priority and
-        return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output}) make a prompt a turn
-        of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a list or for
-        `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request is
-        refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
+        token_ids_logprob, return_hidden_states, rid, extra_key, priority (each one value, or a list with one for every
+        prompt) and return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output}) make a
+        prompt a turn of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a list or
+        for `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request
+        is refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
         """
         job = self._job(prompt, sampling_params, input_ids, stream, **asked)
         if stream:
@@ -168,33 +170,36 @@ class Engine:
         rid: Any = None,
         priority: Any = None,
         extra_key: Any = None,
+        return_hidden_states: Any = None,
+        input_embeds: Any = None,
         session_params: Any = None,
         return_text_in_logprobs: bool = False,
         **others: Any,
     ) -> Job:
         """One `Ask` per prompt, with everything checked that can be said without the model."""
         refuse_others(others)
-        tokens, one = self._prompts(prompt, input_ids)
+        tokens, vectors, one = self._prompts(prompt, input_ids, input_embeds)
         count, low_first = len(tokens), self.resolved.settings.schedule.schedule_low_priority_values_first
         turns = self._turns(session_params, tokens, one)
-        wanted = [constrained(params) for params in per_prompt(sampling_params, count, "sampling_params")]
+        preferred = self.resolved.preferred
+        wanted = [constrained(params, preferred) for params in per_prompt(sampling_params, count, "sampling_params")]
+        starts = each(logprob_start_len, count, "logprob_start_len", number, None)
         columns: dict[str, list[Any]] = {
             "tokens": [whole for whole, _ in turns],
             "turn": [turn for _, turn in turns],
+            "vectors": vectors,
             "params": [params for params, _ in wanted],
             "notes": [notes for _, notes in wanted],
             "rid": rids_of(rid, count),
             "return_logprob": each(return_logprob, count, "return_logprob", flag, False),
-            "logprob_start": each(logprob_start_len, count, "logprob_start_len", number, -1),
+            "logprob_start": [first_scored(s, p) for s, (p, _) in zip(starts, wanted, strict=True)],
             "top_logprobs": each(top_logprobs_num, count, "top_logprobs_num", number, 0),
             "token_ids_logprob": each_ids(token_ids_logprob, count, "token_ids_logprob"),
+            "hidden": each(return_hidden_states, count, "return_hidden_states", hidden_of, "none"),
             "salt": each(extra_key, count, "extra_key", key, ""),
+            "priority": [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
         }
-        same: dict[str, Any] = {
-            "stream": stream,
-            "arrived": time.monotonic(),
-            "priority": priority_of(priority, low_first),
-        }
+        same: dict[str, Any] = {"stream": stream, "arrived": time.monotonic()}
         asks = [Ask(**dict(zip(columns, row, strict=True)), **same) for row in zip(*columns.values(), strict=True)]
         version = self.resolved.settings.model.weight_version
         return Job(asks, Shape(self.tokenizer, version, return_text_in_logprobs), one)
@@ -212,14 +217,20 @@ class Engine:
         known = [self._client.session_prompt(place).result() for place in asked]
         return [(self._client.joined(k, new), a.turn) for k, new, a in zip(known, tokens, asked, strict=True)]
 
-    def _prompts(self, prompt: Any, input_ids: Any) -> tuple[list[list[int]], bool]:
-        """Token ids of each prompt, and whether there was one prompt rather than a list."""
-        if (prompt is None) == (input_ids is None):
-            raise BadRequest("give either prompt or input_ids", param="prompt")
+    def _prompts(self, prompt: Any, input_ids: Any, embeds: Any) -> tuple[list[list[int]], list[bytes], bool]:
+        """Token ids of each prompt, its vectors if it has no tokens, and whether there was one rather than a list."""
+        if sum(given is not None for given in (prompt, input_ids, embeds)) != 1:
+            raise BadRequest("give one of prompt, input_ids and input_embeds", param="prompt")
+        if embeds is not None:
+            width = self._client.limits.hidden
+            vectors, one = vectors_of(embeds, width)
+            return [placeholders(rows, width) for rows in vectors], vectors, one
         if input_ids is not None:
-            return ids_of(input_ids)
-        texts, one = texts_of(prompt)
-        return self._tokenizer().encode_batch(texts), one
+            tokens, one = ids_of(input_ids)
+        else:
+            texts, one = texts_of(prompt)
+            tokens = self._tokenizer().encode_batch(texts)
+        return tokens, [b""] * len(tokens), one
 
     def _whole(self, job: Job, bar: bool) -> Any:
         """All of them at once; results in the order of the prompts, choices of one prompt side by side."""
@@ -327,13 +338,7 @@ class Engine:
 
     def get_server_info(self) -> dict[str, Any]:
         """What runs, and how busy it is: as `/server_info` tells it."""
-        return {
-            **info_of(self.resolved),
-            "internal_states": [self._client.order("state").result()],
-            "max_req_input_len": self.resolved.context - 1,
-            "status": "ready",
-            "version": __version__,
-        }
+        return server_info_of(self.resolved, self._client.order("state").result())
 
     def get_model_info(self) -> dict[str, Any]:
         """What model this is: as `/model_info` tells it."""
@@ -341,8 +346,15 @@ class Engine:
 
 
 def limits_of(resolved: Resolved) -> Limits:
-    interval = resolved.settings.server.stream_interval
-    return Limits(resolved.context, resolved.model.vocab, interval, resolved.rows + resolved.queue)
+    server, model = resolved.settings.server, resolved.model
+    return Limits(
+        resolved.context,
+        model.vocab,
+        server.stream_interval,
+        resolved.rows + resolved.queue,
+        model.hidden,
+        server.enable_return_hidden_states,
+    )
 
 
 def info_of(resolved: Resolved) -> dict[str, Any]:
@@ -351,6 +363,17 @@ def info_of(resolved: Resolved) -> dict[str, Any]:
     decided = {decision.name: decision.value for decision in resolved.decisions}
     shown = {name: value for name, value in {**asked, **decided}.items() if name not in SECRETS}
     return {**shown, "max_total_num_tokens": resolved.memory.pool_tokens}
+
+
+def server_info_of(resolved: Resolved, engine: dict[str, Any]) -> dict[str, Any]:
+    """The facts of `/server_info`; `engine` is what the engine says of its state."""
+    return {
+        **info_of(resolved),
+        "internal_states": [engine],
+        "max_req_input_len": resolved.context - 1,
+        "status": "ready",
+        "version": __version__,
+    }
 
 
 def model_info_of(resolved: Resolved) -> dict[str, Any]:
@@ -362,7 +385,7 @@ def model_info_of(resolved: Resolved) -> dict[str, Any]:
         "served_model_name": resolved.served_name,
         "tokenizer_path": model.tokenizer_path or path,
         "is_generation": True,
-        "preferred_sampling_params": None,
+        "preferred_sampling_params": resolved.settings.server.preferred_sampling_params,
         "weight_version": model.weight_version,
         "load_format": model.load_format,
         "reasoning_parser": None,

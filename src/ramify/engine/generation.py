@@ -10,8 +10,8 @@ import msgspec
 
 from ramify.core.finish import Finish
 from ramify.text.stream import TextStream
-from ramify.wire.messages import Reply, Submit
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.messages import Reply, Submit, Times
+from ramify.wire.result import HiddenStates, TokenLogprobs
 
 
 class News(msgspec.Struct, gc=False):
@@ -40,6 +40,9 @@ class Generation:
     preempted: int = 0
     prompt_logprobs: TokenLogprobs | None = None
     output_logprobs: TokenLogprobs | None = None
+    hidden: list[HiddenStates] = field(default_factory=list)
+    times: Times | None = None
+    sent_at: float | None = None
     first_token_at: float | None = None
     finished_at: float | None = None
 
@@ -62,6 +65,8 @@ class Generation:
         before = len(self.ids)
         self.ids += reply.tokens
         self._add_logprobs(reply)
+        if reply.hidden is not None:
+            self._add_hidden(reply.hidden)
         self.cached, self.preempted = reply.cached, reply.preempted
         if self.stream is not None:
             text = self.stream.feed(reply.tokens, finish)
@@ -70,7 +75,7 @@ class Generation:
         if self.first_token_at is None and self.ids:
             self.first_token_at = time.monotonic()
         if finish is not None:
-            self.finish, self.finished_at = finish, time.monotonic()
+            self.finish, self.finished_at, self.times = finish, time.monotonic(), reply.times
         return News(self, text, self._said, len(self.ids), finish)
 
     def fail(self, finish: Finish) -> News:
@@ -96,6 +101,12 @@ class Generation:
                 self.output_logprobs.id_values,
             ):
                 del values[len(self.ids) :]
+
+    def _add_hidden(self, new: HiddenStates) -> None:
+        """Where the last is wanted it is among the newest: what a text stop takes back came with them."""
+        if self.submit.hidden is not None and self.submit.hidden.last:
+            self.hidden.clear()
+        self.hidden.append(new)
 
     def _add_logprobs(self, reply: Reply) -> None:
         if reply.prompt_logprobs is not None:

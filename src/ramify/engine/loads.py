@@ -15,7 +15,7 @@ GIB = 1 << 30
 
 def loads(loop: Loop, resolved: Resolved, meter: EngineMeter) -> dict[str, Any]:
     """By section: `core`, `memory`, `queues`."""
-    return {"core": _core(loop, resolved, meter), "memory": _memory(resolved), "queues": _queues(loop)}
+    return {"core": _core(loop, resolved, meter), "memory": memory(resolved), "queues": _queues(loop)}
 
 
 def _core(loop: Loop, resolved: Resolved, meter: EngineMeter) -> dict[str, Any]:
@@ -40,7 +40,8 @@ def _core(loop: Loop, resolved: Resolved, meter: EngineMeter) -> dict[str, Any]:
     }
 
 
-def _memory(resolved: Resolved) -> dict[str, Any]:
+def memory(resolved: Resolved) -> dict[str, Any]:
+    """In GiB, and in tokens."""
     plan = resolved.memory
     return {
         "weight_gb": round(plan.weights / GIB, 3),

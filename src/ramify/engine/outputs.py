@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import sys
+import time
 from array import array
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ramify.core.errors import BadRequest
 from ramify.engine.generation import Generation
 from ramify.text.tokenizer import Tokenizer
 from ramify.wire.plan import LogprobsWanted
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.result import TokenLogprobs, join
 
 Scored = list[Any]  # [log probability or None, token id, text or None]
 
@@ -34,7 +37,7 @@ class Flat:
 
 
 class Shape:
-    """How much of a generation is shown: `text_in_logprobs` spells the tokens out."""
+    """How much of a generation is shown: `text_in_logprobs` spells the tokens out, `prompt_ids` shows the prompt's."""
 
     def __init__(
         self,
@@ -42,20 +45,24 @@ class Shape:
         weight_version: str,
         text_in_logprobs: bool = False,
         flat: Flat = Flat(),
+        prompt_ids: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._weight_version = weight_version
         self._spell = text_in_logprobs
         self._flat = flat
+        self._prompt_ids = prompt_ids
 
     def whole(self, generation: Generation) -> dict[str, Any]:
         """Everything so far."""
         return self.part(generation, 0, len(generation.ids), generation.text)
 
     def part(self, generation: Generation, first: int, last: int, text: str) -> dict[str, Any]:
-        """Output tokens from `first` to `last`, with `text`."""
+        """Output tokens from `first` to `last`, with `text`; what is said of the prompt comes with the first."""
         shown: dict[str, Any] = {"text": text} if self._tokenizer is not None else {}
         shown["output_ids"] = generation.ids[first:last]
+        if self._prompt_ids and first == 0 and not generation.submit.vectors:
+            shown["prompt_token_ids"] = generation.submit.tokens
         shown["meta_info"] = self.meta(generation, first, last)
         return shown
 
@@ -76,27 +83,38 @@ class Shape:
         if wants is not None:
             meta |= self._logprobs(generation, wants, first, last)
         if finish is not None:
-            meta["e2e_latency"] = generation.latency
+            meta |= timing(generation)
+            meta["cached_tokens_details"] = {"device": generation.cached, "host": 0}
+            if generation.submit.hidden is not None:
+                meta["hidden_states"] = hidden_states(generation)
         return meta
 
     def _logprobs(self, generation: Generation, wants: LogprobsWanted, first: int, last: int) -> dict[str, Any]:
-        prompt, output = generation.prompt_logprobs, generation.output_logprobs or TokenLogprobs(0, [])
-        ids = generation.ids[first:last]
-        shown: dict[str, Any] = {
-            "input_token_logprobs": self._prompt(generation, wants, prompt),
-            "output_token_logprobs": self._pairs(output.values[first:last], ids),
-            "output_token_logprobs_length": last - first,
-        }
+        of_prompt = self._prompt_logprobs(generation, wants) if first == 0 else {"input_token_logprobs": []}
+        return {**of_prompt, **self._output_logprobs(generation, wants, first, last)}
+
+    def _prompt_logprobs(self, generation: Generation, wants: LogprobsWanted) -> dict[str, Any]:
+        prompt = generation.prompt_logprobs
+        shown: dict[str, Any] = {"input_token_logprobs": self._prompt(generation, wants, prompt)}
         if wants.top and self._flat.prompt:
             shown |= self._flattened("input", prompt, wants.start == 0, slice(None), wants.top)
         elif wants.top:
             shown["input_top_logprobs"] = self._led(wants, self._tops(prompt, None, None))
+        if wants.ids:
+            shown["input_token_ids_logprobs"] = self._led(wants, self._chosen(prompt, wants, None, None))
+        return shown
+
+    def _output_logprobs(self, generation: Generation, wants: LogprobsWanted, first: int, last: int) -> dict[str, Any]:
+        output = generation.output_logprobs or TokenLogprobs(0, [])
+        shown: dict[str, Any] = {
+            "output_token_logprobs": self._pairs(output.values[first:last], generation.ids[first:last]),
+            "output_token_logprobs_length": last - first,
+        }
         if wants.top and self._flat.output:
             shown |= self._flattened("output", output, False, slice(first, last), wants.top)
         elif wants.top:
             shown["output_top_logprobs"] = self._tops(output, first, last)
         if wants.ids:
-            shown["input_token_ids_logprobs"] = self._led(wants, self._chosen(prompt, wants, None, None))
             shown["output_token_ids_logprobs"] = self._chosen(output, wants, first, last)
         return shown
 
@@ -145,6 +163,48 @@ class Shape:
 
     def _text(self, token: int) -> str | None:
         return self._tokenizer.token_text(token) if self._spell and self._tokenizer is not None else None
+
+
+def timing(generation: Generation) -> dict[str, float]:
+    """Of a generation that has ended, in SGLang's names: `_ts` and `_time` are seconds since 1970, except `queue_time`.
+    What never happened is not in it.
+    """
+    now = time.monotonic()
+    epoch, arrived = time.time() - now, generation.submit.arrived
+    times, first, finished = generation.times, generation.first_token_at, generation.finished_at or now
+    shown = {
+        "e2e_latency": generation.latency,
+        "request_received_ts": epoch + arrived,
+        "request_finished_ts": epoch + finished,
+        "response_sent_to_client_ts": epoch + now,
+    }
+    if generation.sent_at is not None:
+        shown["api_server_dispatch_finish_ts"] = epoch + generation.sent_at
+    if times is not None and times.started:
+        shown |= {"queue_time": times.started - arrived, "forward_entry_time": epoch + times.started}
+    if times is not None and times.first_token:
+        shown["prefill_finished_time"] = epoch + times.first_token
+    if first is not None:
+        shown["first_token_latency"] = first - arrived
+    if times is not None and times.first_token and len(generation.ids) > 1:
+        shown["decode_throughput"] = (len(generation.ids) - 1) / max(finished - times.first_token, 1e-9)
+    return shown
+
+
+def hidden_states(generation: Generation) -> list[Any]:
+    """As SGLang lists them: a matrix [prompt tokens, hidden] first, then for each later input, which is each generated
+    token but the last, a vector; where only the newest was asked for, one vector.
+    """
+    wanted, told = generation.submit.hidden, generation.hidden
+    if wanted is None or not told:
+        return []
+    whole = join(told)
+    rows = np.frombuffer(whole.data, "<f4").reshape(whole.count, -1)
+    prompt = generation.prompt_tokens
+    kept = rows[: max(prompt + len(generation.ids) - 1, prompt) - whole.start]  # a text stop takes tokens back
+    if wanted.last:
+        return kept[-1:].tolist()
+    return [kept[:prompt].tolist(), *kept[prompt:].tolist()]
 
 
 def _b64(numbers: array[Any]) -> str:

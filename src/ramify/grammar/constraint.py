@@ -68,7 +68,7 @@ class GrammarFault(BadRequest):
 
 # -- from requests ---------------------------------------------------------------------------------------------------
 
-NATIVE: tuple[Kind, ...] = ("json_schema", "regex", "ebnf", "structural_tag")
+NATIVE: tuple[Kind, ...] = ("json_schema", "regex", "ebnf", "structural_tag", "choice")
 
 
 def from_sampling(raw: Mapping[str, Any]) -> Constraint | None:
@@ -82,6 +82,8 @@ def from_sampling(raw: Mapping[str, Any]) -> Constraint | None:
 def _native(kind: Kind, value: Any) -> Constraint:
     if isinstance(value, dict | list | bool) and kind in ("json_schema", "structural_tag"):
         return Constraint(kind, dump(value, kind))
+    if kind == "choice":
+        return choice(_options(value))
     if not isinstance(value, str):
         raise GrammarError(f"{kind} must be a string", param=kind)
     return Constraint(kind, "true" if value == ANY_JSON else value)
@@ -109,6 +111,12 @@ def from_response_format(raw: Mapping[str, Any], where: str = "response_format")
     if not isinstance(schema, dict | bool):
         raise GrammarError(f"{where}.json_schema.schema must be an object", param=f"{where}.json_schema.schema")
     return Constraint("json_schema", dump(schema, where), strict=body.get("strict") is not False)
+
+
+def _options(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise GrammarError("choice must be a list of strings", param="choice")
+    return value
 
 
 def choice(options: Sequence[str]) -> Constraint:

@@ -11,6 +11,14 @@ from ramify.memory.kv import KVPool
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """Inputs of a step that are vectors and no tokens: they stand at `at_E` among its T tokens and are `x_ED`."""
+
+    at_E: Tensor
+    x_ED: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """The rows of a step, one after another. T tokens, N rows.
 
@@ -27,3 +35,10 @@ class Batch:
     lengths: list[int]
     attention: Any
     pool: KVPool
+    vectors: Vectors | None = None
+
+    def inputs(self, x_TD: Tensor) -> Tensor:
+        """What the first layer reads, of the embeddings of `tokens_T`; writes where vectors were given instead."""
+        if self.vectors is not None:
+            x_TD[self.vectors.at_E] = self.vectors.x_ED.to(x_TD.dtype)
+        return x_TD

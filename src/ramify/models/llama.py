@@ -58,7 +58,7 @@ class Llama(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states [T, D] of a step, after the last norm."""
         cos_TR, sin_TR = self.rope(batch.positions_T)
-        x_TD = self.embedding(batch.tokens_T)
+        x_TD = batch.inputs(self.embedding(batch.tokens_T))
         residual_TD: Tensor | None = None
         for layer in self.layers:
             x_TD, residual_TD = layer(x_TD, residual_TD, cos_TR, sin_TR, batch)

@@ -16,8 +16,8 @@ from ramify.cache.prefix import Match
 from ramify.cache.tree import pack
 from ramify.core.finish import Finish
 from ramify.schedule.guide import FREE, Guide
-from ramify.wire.messages import Reply, Submit
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.messages import Reply, Submit, Times
+from ramify.wire.result import HiddenStates, TokenLogprobs, join
 
 if TYPE_CHECKING:
     from ramify.cache.ledger import Lease
@@ -44,6 +44,8 @@ class Request:
         "first_token_at",
         "flying",
         "guide",
+        "hidden",
+        "hidden_from",
         "id",
         "jumped",
         "last_step",
@@ -74,6 +76,8 @@ class Request:
         "tokens",
         "told",
         "unsent",
+        "unsent_hidden",
+        "vectors",
         "wants",
         "yielding",
     )
@@ -97,6 +101,8 @@ class Request:
         self.choice = submit.choice
         self.stride = submit.stride
         self.wants = submit.logprobs
+        self.hidden = submit.hidden
+        self.vectors = submit.vectors
         self.order = order
         self.lot = lot  # drawn once, for the policy `random`
         self.max_new = max_new
@@ -133,7 +139,9 @@ class Request:
         # The next prompt token to score. The first of a prompt has no log probability.
         asked = submit.logprobs is not None and submit.logprobs.start >= 0
         self.scored = max(submit.logprobs.start, 1) if asked and submit.logprobs else self.prompt_len
+        self.hidden_from = submit.hidden.start if submit.hidden is not None else -1  # the next position to tell of
         self.unsent: list[int] = []
+        self.unsent_hidden: list[HiddenStates] = []
         self.prompt_logprobs: TokenLogprobs | None = None
         self.output_logprobs: TokenLogprobs | None = None
 
@@ -160,8 +168,12 @@ class Request:
 
     @property
     def match_limit(self) -> int:
-        """How many of its tokens may come from the cache: the last is always computed, and scored ones are too."""
+        """How many of its tokens may come from the cache: the last is always computed, and so is what is still to be
+        scored or to be told of.
+        """
         limit = len(self.tokens) - 1
+        if self.hidden_from >= 0:
+            limit = min(limit, self.hidden_from)
         return min(limit, self.scored - 1) if self.scored < self.prompt_len else limit
 
     def key(self, tokens: int | None = None) -> bytes:
@@ -187,6 +199,21 @@ class Request:
             self.output_logprobs = TokenLogprobs(found.start, [])
         _append(self.output_logprobs, found, 0, tokens)
 
+    def add_hidden(self, found: HiddenStates) -> None:
+        """Keep what is new of the states of committed positions; a preempted request may compute some twice."""
+        count = self.computed - found.start
+        skip = max(self.hidden_from - found.start, 0)
+        if skip >= count:
+            return
+        size = len(found.data) // found.count
+        self.hidden_from = self.computed
+        if self.hidden is not None and self.hidden.last and not self.params.has_text_stops:
+            self.unsent_hidden.clear()  # text stops may yet take tokens back
+            skip = count - 1
+        self.unsent_hidden.append(
+            HiddenStates(found.start + skip, count - skip, found.data[skip * size : count * size])
+        )
+
     def take_reply(self) -> Reply:
         """All news since the last reply."""
         reply = Reply(
@@ -198,9 +225,15 @@ class Request:
             self.preempted,
             self.prompt_logprobs,
             self.output_logprobs,
+            self._take_hidden() if self.unsent_hidden else None,
+            None if self.finish is None else Times(self.started_at, self.first_token_at),
         )
         self.unsent, self.prompt_logprobs, self.output_logprobs = [], None, None
         return reply
+
+    def _take_hidden(self) -> HiddenStates:
+        states, self.unsent_hidden = join(self.unsent_hidden), []
+        return states
 
 
 def _append(to: TokenLogprobs, found: TokenLogprobs, first: int, count: int | None = None) -> None:

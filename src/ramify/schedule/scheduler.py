@@ -107,6 +107,7 @@ class Scheduler:
     """
 
     SOLO_CHUNK = 64  # tokens of a step that retries a request after a failure
+    VECTORS = 1 << 30  # bytes of input vectors that requests may hold together
     LINGER = 5.0  # seconds to wait for the last word on a request that its text may have ended
 
     def __init__(
@@ -178,6 +179,8 @@ class Scheduler:
             raise BadRequest(f"a request with the id {submit.rid!r} is already running", param="rid")
         if self.max_queued is not None and len(self.waiting) >= self.max_queued:
             raise Overloaded("The request queue is full.")
+        if submit.vectors:
+            self._check_room_for(len(submit.vectors))
         params = submit.params
         eos = frozenset() if params.ignore_eos else self.eos_ids
         request = Request(
@@ -192,6 +195,11 @@ class Scheduler:
         self.requests[request.id] = request
         insort(self.waiting, request, key=_precedence)
         return request
+
+    def _check_room_for(self, vectors: int) -> None:
+        """Tokens are small, and their requests are counted; vectors are not."""
+        if vectors + sum(len(request.vectors) for request in self.requests.values()) > self.VECTORS:
+            raise Overloaded("The vectors of the requests that wait and run are too large together.")
 
     def _fit(self, submit: Submit) -> int:
         """The number of tokens it may write, given that it must fit the pool alone (the last needs no page)."""
@@ -510,6 +518,8 @@ class Scheduler:
                 request.seed,
                 request.choice,
                 request.wants,
+                request.hidden_from,
+                request.vectors,
             )
         )
         self._note_admission(request)
@@ -541,7 +551,7 @@ class Scheduler:
         self.ledger.copied(result.done_copies)
         self.counts.computed_tokens += plan.tokens
         replies, guided = [], []
-        slots, special = self._slots, bool(result.faults or result.logprobs or self._suspects)
+        slots, special = self._slots, bool(result.faults or result.logprobs or result.hidden or self._suspects)
         for index, row in enumerate(plan.rows):
             request = slots[row.slot]
             if request is None or request.epoch != row.epoch:
@@ -587,6 +597,9 @@ class Scheduler:
         scored = result.logprobs.get(index)
         if scored is not None and scored.prompt is not None:
             request.add_prompt_logprobs(scored.prompt)
+        told = result.hidden.get(index)
+        if told is not None:
+            request.add_hidden(told)
         if was_catching_up:
             known = min(request.computed, request.catch_up)
             self.ledger.publish(request.held, request.key(known), known)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ramify.core.errors import BadRequest
+from ramify.engine.ask import check_rid, new_rid
 from ramify.server.state import State
 
 MAX_PROMPTS = 1024
@@ -59,6 +60,31 @@ def per_item(value: Any, count: int, field: str) -> list[Any]:
     if len(value) != count:
         raise BadRequest(f"{field} has {len(value)} entries for {count} prompts", param=field)
     return value
+
+
+def routes_of(state: State, priority: Any, extra_key: Any, cache_salt: Any, count: int) -> list[dict[str, Any]]:
+    """Of each of `count` prompts, where it stands in the queue and whose prefixes it shares; a value for all of them,
+    or a list with one for each.
+    """
+    low_first = state.resolved.settings.schedule.schedule_low_priority_values_first
+    priorities = per_item(priority, count, "priority")
+    keys, salts = per_item(extra_key, count, "extra_key"), per_item(cache_salt, count, "cache_salt")
+    return [
+        {"priority": check_priority(wanted, low_first), "salt": salt_of(key, salt)}
+        for wanted, key, salt in zip(priorities, keys, salts, strict=True)
+    ]
+
+
+def request_ids(rid: Any, count: int, numbered: bool) -> list[str]:
+    """An id for each prompt. One id for several, or for one that is `numbered`, becomes `<rid>_<i>`, as in SGLang."""
+    if rid is None:
+        return [new_rid() for _ in range(count)]
+    if isinstance(rid, str):
+        check_rid(rid)
+        return [f"{rid}_{index}" for index in range(count)] if numbered else [rid]
+    if len(rid) != count or len(set(rid)) != count:
+        raise BadRequest("rid needs a different id for each prompt", param="rid")
+    return [check_rid(one) for one in rid]
 
 
 def check_priority(value: Any, low_first: bool) -> int:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-import ramify
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, SessionParams, check_rid, new_rid
+from ramify.engine.ask import Ask, SessionParams, first_scored, hidden_of
 from ramify.engine.constraints import of_sampling
-from ramify.engine.engine import info_of
-from ramify.engine.generation import Generation, News
+from ramify.engine.engine import model_info_of, server_info_of
+from ramify.engine.generation import News
 from ramify.engine.outputs import Flat, Shape
-from ramify.server.ask import check_priority, per_item, salt_of, split_prompts, tokenize
+from ramify.engine.vectors import as_bytes, is_one, placeholders
+from ramify.server.ask import per_item, request_ids, routes_of, split_prompts, tokenize
 from ramify.server.feed import Feed, collect
 from ramify.server.sessions import continued, one_each
 from ramify.server.sse import EventStream, as_json, frame
@@ -28,6 +28,7 @@ from ramify.server.takes import Takes
 from ramify.text.tools.choose import NONE
 
 Ids = list[int]
+Hidden = bool | Literal["last", "full"] | None
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
@@ -35,6 +36,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
 
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
+    input_embeds: list[list[float | list[float]]] | None = None
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
     stream: bool = False
     rid: str | list[str] | None = None
@@ -47,9 +49,10 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     return_flat_raw_output_top_logprobs: bool = False
     return_flat_raw_top_logprobs_b64: bool = False
     return_prompt_token_ids: bool = False
-    priority: int | None = None
-    extra_key: str | None = None
-    cache_salt: str | None = None
+    return_hidden_states: Hidden | list[Hidden] = None
+    priority: int | list[int | None] | None = None
+    extra_key: str | list[str | None] | None = None
+    cache_salt: str | list[str | None] | None = None
     session_params: SessionParams | list[SessionParams] | None = None
     no_logs: bool = False
 
@@ -78,13 +81,11 @@ NO_EFFECT = {
     "modalities": "the model reads text",
 }
 REFUSED = {
-    "input_embeds": "embeddings as input",
     "image_data": "images",
     "video_data": "videos",
     "audio_data": "audio",
     "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
-    "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
     "return_indexer_topk": "sparse attention",
     "return_sampling_mask": "sampling masks",
@@ -131,7 +132,7 @@ async def generate(request: Request, state: State, asked: GenerateRequest) -> An
         feed = Feed(state, asks, logged=not asked.no_logs)
         return await EventStream.over(_Frames(state, asks, shape, many), feed, keep_alive)
     generations = await collect(state, asks, logged=not asked.no_logs)
-    outputs = [_output(shape, generation, asked) for generation in generations]
+    outputs = [shape.whole(generation) for generation in generations]
     return as_json(outputs if many else outputs[0])
 
 
@@ -146,31 +147,25 @@ def _shape(state: State, asked: GenerateRequest) -> Shape:
         asked.return_flat_raw_top_logprobs_b64,
     )
     version = state.resolved.settings.model.weight_version
-    return Shape(state.tokenizer, version, asked.return_text_in_logprobs, flat)
-
-
-def _output(shape: Shape, generation: Generation, asked: GenerateRequest) -> dict[str, Any]:
-    output = shape.whole(generation)
-    if asked.return_prompt_token_ids:
-        output["prompt_token_ids"] = generation.submit.tokens
-    return output
+    return Shape(state.tokenizer, version, asked.return_text_in_logprobs, flat, asked.return_prompt_token_ids)
 
 
 async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     """One `Ask` per prompt, and whether the body had a list of prompts."""
-    tokens, batch = await _prompts(state, asked)
+    tokens, vectors, batch = await _prompts(state, asked)
     count = len(tokens)
     split = [of_sampling(raw) for raw in per_item(asked.sampling_params, count, "sampling_params")]
-    params = [SamplingParams.parse(raw) for raw, _ in split]
+    params = [SamplingParams.parse({**state.preferred, **raw}) for raw, _ in split]
     if len({p.n for p in params}) > 1:
         raise BadRequest("all sampling_params must agree on n", param="n")
-    rids = _rids(asked.rid, count, batch)
+    rids = request_ids(asked.rid, count, batch)
     wanted = per_item(asked.return_logprob, count, "return_logprob")
     starts = per_item(asked.logprob_start_len, count, "logprob_start_len")
     tops = per_item(asked.top_logprobs_num, count, "top_logprobs_num")
     ids = _per_prompt_ids(asked.token_ids_logprob, count)
-    priority = check_priority(asked.priority, state.resolved.settings.schedule.schedule_low_priority_values_first)
-    salt, now = salt_of(asked.extra_key, asked.cache_salt), time.monotonic()
+    hidden = per_item(asked.return_hidden_states, count, "return_hidden_states")
+    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, count)
+    now = time.monotonic()
     sessions = one_each(asked.session_params, count, batch)
     prompts = [await continued(state, sessions[i], tokens[i]) for i in range(count)]
     asks = [
@@ -180,26 +175,39 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
             rid=rids[i],
             stream=asked.stream,
             return_logprob=bool(wanted[i]),
-            logprob_start=-1 if starts[i] is None else starts[i],
+            logprob_start=first_scored(starts[i], params[i]),
             top_logprobs=tops[i] or 0,
             token_ids_logprob=ids[i] or (),
+            hidden=hidden_of(hidden[i]),
+            vectors=vectors[i],
             notes=split[i][1],
-            priority=priority,
-            salt=salt,
             arrived=now,
             turn=prompts[i][1],
+            **routes[i],
         )
         for i in range(count)
     ]
     return asks, batch
 
 
-async def _prompts(state: State, asked: GenerateRequest) -> tuple[list[Ids], bool]:
-    if (asked.text is None) == (asked.input_ids is None):
-        raise BadRequest("give exactly one of text and input_ids", param="text")
-    given: Any = asked.text if asked.text is not None else asked.input_ids
-    prompts, batch = split_prompts(given, "text" if asked.text is not None else "input_ids")
-    return (await tokenize(state, prompts) if asked.text is not None else prompts), batch
+async def _prompts(state: State, asked: GenerateRequest) -> tuple[list[Ids], list[bytes], bool]:
+    """The tokens of each prompt, its vectors if it has no tokens, and whether there was a list of prompts."""
+    fields = {"text": asked.text, "input_ids": asked.input_ids, "input_embeds": asked.input_embeds}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if len(given) != 1:
+        raise BadRequest("give exactly one of text, input_ids and input_embeds", param="text")
+    ((name, value),) = given.items()
+    if name == "input_embeds":
+        return await _vectors(state, value)
+    prompts, batch = split_prompts(value, name)
+    return (await tokenize(state, prompts) if name == "text" else prompts), [b""] * len(prompts), batch
+
+
+async def _vectors(state: State, given: list[Any]) -> tuple[list[Ids], list[bytes], bool]:
+    one, width = is_one(given), state.client.limits.hidden
+    prompts, _ = split_prompts([given] if one else given, "input_embeds")
+    found = [await state.off_loop(as_bytes, rows, width) for rows in prompts]
+    return [placeholders(vectors, width) for vectors in found], found, not one
 
 
 def _per_prompt_ids(value: Any, count: int) -> list[Any]:
@@ -207,18 +215,6 @@ def _per_prompt_ids(value: Any, count: int) -> list[Any]:
     if value and any(isinstance(entry, list) or entry is None for entry in value):
         return per_item(value, count, "token_ids_logprob")
     return [value] * count
-
-
-def _rids(rid: Any, count: int, batch: bool) -> list[str]:
-    """As SGLang numbers them: a string for a batch becomes `<rid>_<i>`."""
-    if rid is None:
-        return [new_rid() for _ in range(count)]
-    if isinstance(rid, str):
-        check_rid(rid)
-        return [f"{rid}_{index}" for index in range(count)] if batch else [rid]
-    if len(rid) != count or len(set(rid)) != count:
-        raise BadRequest("rid needs a different id for each prompt", param="rid")
-    return [check_rid(one) for one in rid]
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -260,43 +256,17 @@ class _Frames:
 
 async def model_info(request: Request, state: State, _: None) -> Response:
     """What model this is."""
-    resolved, formats = state.resolved, state.speech.formats
-    model = resolved.settings.model
-    return as_json(
-        {
-            "model_path": model.model_path or str(resolved.folder),
-            "served_model_name": resolved.served_name,
-            "tokenizer_path": model.tokenizer_path or model.model_path or str(resolved.folder),
-            "is_generation": True,
-            "preferred_sampling_params": None,
-            "weight_version": model.weight_version,
-            "load_format": model.load_format,
-            "reasoning_parser": _shown(formats.reasoning.name),
-            "tool_call_parser": _shown(formats.tools.name),
-            "disaggregation_mode": "null",
-            "has_image_understanding": False,
-            "has_audio_understanding": False,
-            "model_type": resolved.model.raw.get("model_type"),
-            "architectures": [resolved.model.architecture],
-        }
-    )
+    return as_json(model_info_of(state.resolved) | parsers_of(state))
 
 
-def _shown(format: str) -> str | None:
-    return None if format == NONE else format
+def parsers_of(state: State) -> dict[str, str | None]:
+    """The names of the formats that answers are read by."""
+    formats = state.speech.formats
+    names = {"reasoning_parser": formats.reasoning.name, "tool_call_parser": formats.tools.name}
+    return {key: None if name == NONE else name for key, name in names.items()}
 
 
 async def server_info(request: Request, state: State, _: None) -> Response:
     """Every resolved setting, and the state of the engine."""
     engine = await asyncio.wrap_future(state.client.order("state"))
-    info = info_of(state.resolved)
-    return as_json(
-        {
-            **info,
-            "internal_states": [engine],
-            "max_req_input_len": state.resolved.context - 1,
-            "status": "ready",
-            "version": ramify.__version__,
-            "frontend": "python",
-        }
-    )
+    return as_json({**server_info_of(state.resolved, engine), "frontend": "python"})

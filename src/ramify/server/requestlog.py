@@ -58,7 +58,7 @@ class Lines:
             }
             if self._level >= PARAMETERS:
                 fields["sampling_params"] = msgspec.to_builtins(submit.params)
-            if self._level >= CUT_TEXT:
+            if self._level >= CUT_TEXT and not submit.vectors:
                 fields["text"] = await self._state.off_loop(self._prompt, submit.tokens)
             self._line("request.received", fields)
 

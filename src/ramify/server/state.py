@@ -32,7 +32,8 @@ class State:
     tokenizer: Tokenizer | None
     template: ChatTemplate | None
     speech: Speech
-    sampling_defaults: dict[str, Any]
+    sampling_defaults: dict[str, Any]  # of OpenAI's routes
+    preferred: dict[str, Any]  # of /generate
     threads: ThreadPoolExecutor
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
@@ -76,8 +77,10 @@ def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) 
     if tokenizer is not None and tokenizer.chat_template is not None:
         template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
     threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="ramify-text")
-    defaults = read_sampling_defaults(resolved.folder)
-    return State(resolved, client, tokenizer, template, speech_of(resolved, tokenizer), defaults, threads)
+    by_model = resolved.settings.server.sampling_defaults == "model"
+    defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
+    speech = speech_of(resolved, tokenizer)
+    return State(resolved, client, tokenizer, template, speech, defaults, resolved.preferred, threads)
 
 
 def read_sampling_defaults(folder: Path) -> dict[str, Any]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Sequence
-from typing import Protocol
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer as Backend
 
 REPLACEMENT = "\ufffd"
+SPACE = "\u2581"
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 CONTEXT = 5  # tokens of the prompt that a window decoder sees before the first output
 
 
@@ -62,8 +65,25 @@ def _bytes_of(token: str, table: dict[str, int]) -> bytes:
 
 def is_byte_level(backend: Backend) -> bool:
     """True where decoding is nothing but the concatenation of bytes."""
+    return any(part.get("type") == "ByteLevel" for part in _decoder(backend)[:1])
+
+
+def has_pieces(backend: Backend) -> bool:
+    """True for vocabularies of SentencePiece, in which U+2581 is a space and `<0x0A>` a byte."""
+    replaced = [part.get("pattern") for part in _decoder(backend) if part.get("type") == "Replace"]
+    return {"String": SPACE} in replaced or any(part.get("type") == "Metaspace" for part in _decoder(backend))
+
+
+def _decoder(backend: Backend) -> list[dict[str, Any]]:
+    """The decoder's parts in order."""
     decoder = json.loads(backend.to_str()).get("decoder") or {}
-    return decoder.get("type") == "ByteLevel"
+    return decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
+
+
+def piece_bytes(piece: str) -> bytes:
+    """What a piece of such a vocabulary stands for."""
+    byte = BYTE_PIECE.fullmatch(piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
 
 
 class ByteDetokenizer:
@@ -116,3 +136,21 @@ class WindowDetokenizer:
 
     def _decode(self, first: int, last: int) -> str:
         return self._backend.decode(self._ids[first:last], skip_special_tokens=False)
+
+
+class Offsets:
+    """Where the text of each token begins, in characters; a token without text stands where the next one begins. The
+    first token stands at `start`; `end` is where the next one will.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, start: int = 0) -> None:
+        self._detokenizer = detokenizer
+        self.end = start
+
+    def of(self, tokens: Iterable[int]) -> list[int]:
+        """Of the tokens that come next."""
+        found = []
+        for token in tokens:
+            found.append(self.end)
+            self.end += len(self._detokenizer.step(token))
+        return found

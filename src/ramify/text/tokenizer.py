@@ -12,7 +12,15 @@ from tokenizers import Tokenizer as Backend
 
 from ramify.config.model import read_json
 from ramify.core.errors import StartupError
-from ramify.text.detokenize import ByteDetokenizer, ByteTable, Detokenizer, WindowDetokenizer, is_byte_level
+from ramify.text.detokenize import (
+    ByteDetokenizer,
+    ByteTable,
+    Detokenizer,
+    WindowDetokenizer,
+    has_pieces,
+    is_byte_level,
+    piece_bytes,
+)
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -32,6 +40,7 @@ class Tokenizer:
         self.bos = backend.token_to_id(self.names["bos_token"]) if "bos_token" in self.names else None
         self.special = frozenset(index for index, token in added.items() if token.special)
         self._table = ByteTable(backend) if is_byte_level(backend) else None
+        self._has_pieces = has_pieces(backend)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids; with `add_special_tokens`, framed as the tokenizer frames a whole text (BOS and the like)."""
@@ -80,14 +89,16 @@ class Tokenizer:
         return WindowDetokenizer(self.backend, skip, prompt)
 
     def token_text(self, token: int) -> str:
-        """The text of one token by itself, special ones spelled out."""
-        if self._table is not None:
-            return self._table.of(token).decode("utf-8", "replace")
-        return self.backend.decode([token], skip_special_tokens=False)
+        """The text of one token as it stands within a text, special ones spelled out."""
+        return self.token_bytes(token).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token, which need not be whole characters."""
-        return self._table.of(token) if self._table is not None else self.token_text(token).encode()
+        if self._table is not None:
+            return self._table.of(token)
+        if self._has_pieces and token not in self.special:
+            return piece_bytes(self.backend.id_to_token(token) or "")
+        return self.backend.decode([token], skip_special_tokens=False).encode()
 
 
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:

@@ -8,8 +8,8 @@ import msgspec
 
 from ramify.core.finish import Finish
 from ramify.core.params import SamplingParams
-from ramify.wire.plan import LogprobsWanted
-from ramify.wire.result import TokenLogprobs
+from ramify.wire.plan import HiddenWanted, LogprobsWanted
+from ramify.wire.result import HiddenStates, TokenLogprobs
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
@@ -29,7 +29,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     `origin` is the API worker that gets the replies. `arrived` is CLOCK_MONOTONIC seconds. `max_new_tokens` is
     settled by the API process; where `may_shorten` it was a default and gives way to what the pool can hold.
     `salt` separates prefixes that must not be shared. A reply comes every `stride` tokens, at the end only if 0.
-    `notes` are byte strings of feature rooms, by name; each is written and read in its room only.
+    `notes` are byte strings of feature rooms, by name; each is written and read in its room only. With `vectors` the
+    model reads these and not the tokens, which only hold their places: [prompt, hidden], float32, little-endian.
     """
 
     rid: str
@@ -47,6 +48,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     logprobs: LogprobsWanted | None = None
     notes: dict[str, bytes] = {}
     turn: Turn | None = None
+    hidden: HiddenWanted | None = None
+    vectors: bytes = b""
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -65,11 +68,18 @@ class Control(msgspec.Struct, frozen=True, array_like=True, tag=True):
     args: dict[str, Any] = {}
 
 
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """When a request had its first step and its first token, in seconds of CLOCK_MONOTONIC; 0 if it never did."""
+
+    started: float
+    first_token: float
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """News of one request: tokens since the last reply, and how it ended if it did.
 
     `origin` is the API worker it goes to. `cached` is how many prompt tokens came from the prefix cache, `preempted`
-    how often the request had to be recomputed.
+    how often the request had to be recomputed. The last reply has the `times`.
     """
 
     rid: str
@@ -80,6 +90,8 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     preempted: int = 0
     prompt_logprobs: TokenLogprobs | None = None
     output_logprobs: TokenLogprobs | None = None
+    hidden: HiddenStates | None = None
+    times: Times | None = None
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -24,11 +24,19 @@ class LogprobsWanted(msgspec.Struct, frozen=True, array_like=True):
     ids: tuple[int, ...] = ()
 
 
+class HiddenWanted(msgspec.Struct, frozen=True, array_like=True):
+    """Of which positions a request wants the hidden states: from `start` on, or with `last` of the newest alone."""
+
+    start: int
+    last: bool = False
+
+
 class Opened(msgspec.Struct, frozen=True, array_like=True):
     """A request's first sight of a slot, or its return after a preemption.
 
     `tokens` are all its tokens so far, of which the first `prompt_len` are prompt; positions below `start` are in the
-    pages already. Random numbers of the request are keyed by (`seed`, `choice`, position).
+    pages already. Random numbers of the request are keyed by (`seed`, `choice`, position). Hidden states are told of
+    positions from `hidden_from` on; -1: of none. `vectors` are read in place of the prompt's tokens, as in `Submit`.
     """
 
     slot: int
@@ -40,6 +48,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     seed: int
     choice: int = 0
     logprobs: LogprobsWanted | None = None
+    hidden_from: int = -1
+    vectors: bytes = b""
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):

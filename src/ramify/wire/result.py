@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -26,11 +28,27 @@ class RowLogprobs(msgspec.Struct, frozen=True, array_like=True):
     output: TokenLogprobs | None = None
 
 
+class HiddenStates(msgspec.Struct, frozen=True, array_like=True):
+    """Of `count` positions from `start` on, what the model's last norm gave: float32, little-endian, row by row."""
+
+    start: int
+    count: int
+    data: bytes
+
+
+def join(parts: Sequence[HiddenStates]) -> HiddenStates:
+    """Of runs that follow one another, one."""
+    if len(parts) == 1:
+        return parts[0]
+    return HiddenStates(parts[0].start, sum(part.count for part in parts), b"".join(part.data for part in parts))
+
+
 class StepResult(msgspec.Struct, frozen=True, array_like=True):
     """Answers plan `step`. Lists and keys follow the order of its rows.
 
     `tokens[i]` are the tokens row i yielded: none, one, or the accepted drafts and one more. `faults` names rows that
-    went wrong on their own (NaN logits): such a row ends, the others do not notice.
+    went wrong on their own (NaN logits): such a row ends, the others do not notice. `hidden` are states that were asked
+    for, by row; of a row with drafts those of the rejected ones too.
     """
 
     step: int
@@ -38,3 +56,4 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
     logprobs: dict[int, RowLogprobs]
     done_copies: list[int]
     faults: dict[int, str]
+    hidden: dict[int, HiddenStates] = {}

@@ -8,13 +8,15 @@ scheduler does between launch and result meets them.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Opened, Plan, Row
-from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
+from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 
 POISON = (-1, -1)
 
@@ -103,11 +105,23 @@ class FakeExecutor:
             self.copy(copy.source, copy.target)
         tokens: list[list[int]] = []
         logprobs: dict[int, RowLogprobs] = {}
+        hidden: dict[int, HiddenStates] = {}
         for index, row in enumerate(plan.rows):
+            first = self.slots[row.slot].length
             tokens.append(self.compute(row, self._allowed.pop((plan.step, index), None)))
+            if self.slots[row.slot].opened.hidden_from >= 0:
+                hidden |= self.tell(index, row, first)
             if row.logprobs_from >= 0:
                 logprobs[index] = self.score(row)
-        return StepResult(plan.step, tokens, logprobs, [copy.ticket for copy in plan.copies], {})
+        return StepResult(plan.step, tokens, logprobs, [copy.ticket for copy in plan.copies], {}, hidden)
+
+    def tell(self, index: int, row: Row, first: int) -> dict[int, HiddenStates]:
+        """A stand-in: the hidden state of a position is what stands in memory there, token and position."""
+        slot, end = self.slots[row.slot], first + row.count
+        first = max(first, slot.opened.hidden_from)
+        pairs = [self.memory[slot.pages[p // self.page_size]][p % self.page_size] for p in range(first, end)]
+        data = array("f", [float(number) for pair in pairs for number in pair]).tobytes()
+        return {index: HiddenStates(first, len(pairs), data)} if pairs else {}
 
     def copy(self, source: int, target: int) -> None:
         self.memory[target] = list(self.memory[source])
@@ -139,7 +153,15 @@ class FakeExecutor:
 
     def write(self, slot: _Slot, position: int) -> None:
         page, offset = divmod(position, self.page_size)
-        self.memory[slot.pages[page]][offset] = (slot.tokens[position], position)
+        self.memory[slot.pages[page]][offset] = (self.input(slot, position), position)
+
+    def input(self, slot: _Slot, position: int) -> int:
+        """The token there, or a number for the vector."""
+        vectors, prompt = slot.opened.vectors, slot.opened.prompt_len
+        if not vectors or position >= prompt:
+            return slot.tokens[position]
+        size = len(vectors) // prompt
+        return crc32(vectors[position * size : (position + 1) * size]) % 1000
 
     def read(self, slot: _Slot, end: int) -> Iterable[int]:
         """Tokens at positions below `end`, as they stand in memory."""

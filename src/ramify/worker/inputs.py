@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ramify.layers.batch import Batch
+from ramify.layers.batch import Batch, Vectors
 from ramify.memory.kv import KVPool
 from ramify.ops.attention import AttentionBackend, Paged
 from ramify.wire.plan import Row
@@ -34,4 +34,18 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVPool, attention: Attention
         lengths=lengths,
         attention=attention.prepare(paged),
         pool=pool,
+        vectors=_vectors(rows, slots, starts, lengths) if slots.vectors else None,
     )
+
+
+def _vectors(rows: list[Row], slots: Slots, starts: list[int], lengths: list[int]) -> Vectors | None:
+    """What of the step's prompts is vectors; generated tokens are always tokens."""
+    places, parts = [], []
+    for row, start, end in zip(rows, starts, lengths, strict=True):
+        given = slots.vectors.get(row.slot)
+        first = end - row.count
+        if given is not None and first < len(given):
+            part = given[first:end]
+            places.append(torch.arange(start, start + len(part)))
+            parts.append(part)
+    return Vectors(torch.cat(places), torch.cat(parts)) if parts else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,10 +18,11 @@ from ramify.sampling.masks import forbid
 from ramify.sampling.sampler import Sampled, sample
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
-from ramify.wire.result import RowLogprobs, StepResult, TokenLogprobs
+from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 from ramify.worker.inputs import make_batch
 from ramify.worker.slots import Slots
 
+Hidden = tuple[int, Tensor]  # from which position on, [P, D]
 NOT_FINITE = "the model produced NaN or infinite logits for this request"
 
 
@@ -41,6 +42,7 @@ class Forwarded:
     batch: Batch | None
     logits_SV: Tensor | None  # of every position that samples, row by row
     prompt: dict[int, TokenLogprobs]
+    hidden: dict[int, Hidden] = field(default_factory=dict)
 
 
 class Runner:
@@ -65,7 +67,8 @@ class Runner:
                 self._write_known(row)
         batch = make_batch(plan.rows, self.slots, self.pool, self.attention)
         hidden_TD = self.model(batch)
-        return Forwarded(plan, batch, self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD))
+        logits_SV, prompts = self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD)
+        return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD))
 
     def _apply(self, plan: Plan) -> None:
         """Slots and pages, before anything of this step is written."""
@@ -89,7 +92,7 @@ class Runner:
             pages = self.slots.pages_from(slot, held.broken_from)
             if pages:
                 self.pool.wipe(pages, held.broken_from % self.slots.page_size)
-        self.slots.held.pop(slot, None)
+        self.slots.close(slot)
 
     def _write_known(self, row: Row) -> None:
         """What the host gives stands behind the last token of the slot; guesses follow until they are verified."""
@@ -127,6 +130,17 @@ class Runner:
             parts.append(score(logits, self.slots.tokens[row.slot, block:end], held.wants, block))
         return join(parts)
 
+    def _asked_for(self, plan: Plan, batch: Batch, hidden_TD: Tensor) -> dict[int, Hidden]:
+        """Hidden states that somebody wants to see, by row."""
+        found: dict[int, Hidden] = {}
+        for index, row in enumerate(plan.rows) if self.slots.telling else ():
+            wanted, end = self.slots.held[row.slot].hidden_from, batch.lengths[index]
+            count = min(row.count, end - wanted)
+            if wanted >= 0 and count > 0:
+                last = batch.starts[index] + row.count
+                found[index] = (end - count, hidden_TD[last - count : last])
+        return found
+
     # -- sample ------------------------------------------------------------------------------------------------------
 
     def sample(self, forwarded: Forwarded, masks: Masks | None = None) -> StepResult:
@@ -135,6 +149,7 @@ class Runner:
         tickets = [copy.ticket for copy in plan.copies]
         if batch is None:
             return StepResult(plan.step, [], {}, tickets, {})
+        hidden = {index: _as_bytes(*states) for index, states in forwarded.hidden.items()}
         tokens: list[list[int]] = [[] for _ in plan.rows]
         logprobs = {index: RowLogprobs(prompt=found) for index, found in forwarded.prompt.items()}
         faults: dict[int, str] = {}
@@ -145,7 +160,7 @@ class Runner:
             for row, end, given in zip(plan.rows, batch.lengths, tokens, strict=True)
         ]
         self.slots.lengths[[row.slot for row in plan.rows]] = torch.tensor(ends)
-        return StepResult(plan.step, tokens, logprobs, tickets, faults)
+        return StepResult(plan.step, tokens, logprobs, tickets, faults, hidden)
 
     def _sample(
         self,
@@ -208,6 +223,10 @@ class Runner:
             found = score(sampled.scaled(span), sampled.tokens_R[span], wants, rows[first][2])
             prompt = logprobs[index].prompt if index in logprobs else None
             logprobs[index] = RowLogprobs(prompt, found)
+
+
+def _as_bytes(start: int, states_PD: Tensor) -> HiddenStates:
+    return HiddenStates(start, len(states_PD), states_PD.float().cpu().numpy().astype("<f4").tobytes())
 
 
 def _still_right(drafts: tuple[int, ...], drawn: list[int], first: int, at: int) -> bool:

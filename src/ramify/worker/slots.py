@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class Held:
     wants: LogprobsWanted | None
     pages: int = 0
     broken_from: int | None = None  # first position that may hold NaN
+    hidden_from: int = -1  # first position whose hidden state is to be told
 
 
 class Slots:
@@ -40,12 +42,24 @@ class Slots:
         self.lengths = torch.zeros((count,), dtype=torch.int64, device=device)
         self.sampling = SamplingState(count, device, eos_ids)
         self.held: dict[int, Held] = {}
+        self.telling: set[int] = set()  # slots whose hidden states are asked for
+        self.vectors: dict[int, Tensor] = {}  # [prompt, hidden] of slots that read these and no tokens
 
     def open(self, new: Opened) -> None:
-        self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs)
+        self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs, hidden_from=new.hidden_from)
+        if new.hidden_from >= 0:
+            self.telling.add(new.slot)
+        if new.vectors:
+            matrix = np.frombuffer(new.vectors, "<f4").reshape(new.prompt_len, -1).astype(np.float32)
+            self.vectors[new.slot] = torch.from_numpy(matrix).to(self.tokens.device)
         self.tokens[new.slot, : len(new.tokens)] = torch.tensor(new.tokens, dtype=torch.int64)
         self.lengths[new.slot] = new.start
         self.sampling.open(new.slot, new.params, new.seed, new.choice, new.prompt_len)
+
+    def close(self, slot: int) -> None:
+        self.held.pop(slot, None)
+        self.telling.discard(slot)
+        self.vectors.pop(slot, None)
 
     def grant(self, grant: Grant) -> None:
         held = self.held[grant.slot]

@@ -107,6 +107,7 @@ class Delta(msgspec.Struct, kw_only=True):
     content: str | UnsetType | None = UNSET
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
+    hidden_states: Any = UNSET
 
 
 class CachedTokensDetails(msgspec.Struct, kw_only=True):
@@ -153,6 +154,8 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
     matched_stop: Matched = None
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    response_token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatChunk(msgspec.Struct, kw_only=True):

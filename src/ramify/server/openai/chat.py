@@ -155,6 +155,7 @@ class _Answer:
         self._reading = reading
         self._index = {rid: number for number, rid in enumerate(rids_of(ask))}
         self._id = ask.rid
+        self._prompt = list(ask.tokens)
         self._created = int(time.time())
         self._told: dict[str, Told] = {}  # by request
         self._finished: list[Generation] = []
@@ -180,6 +181,8 @@ class _Answer:
             finish_reason=None if finish is None else _reason(finish, bool(told.message.tool_calls)),
             matched_stop=finish.matched if finish is not None else None,
         )
+        if self._asked.return_hidden_states:
+            choice.hidden_states = common.last_hidden(self._asked, generation)
         if self._asked.return_token_ids:
             choice.response_token_ids = generation.ids
         if self._asked.return_token_ids or self._asked.return_prompt_token_ids:
@@ -212,8 +215,10 @@ class _Answer:
 
     def begin(self) -> bytes:
         """The role of each choice."""
-        opening = Delta(role="assistant", content="")
-        return b"".join(frame(self._chunk([ChunkChoice(index=i, delta=opening)])) for i in self._index.values())
+        opening, asked = Delta(role="assistant", content=""), self._asked
+        prompt = self._prompt if asked.return_token_ids or asked.return_prompt_token_ids else UNSET
+        choices = (ChunkChoice(index=i, delta=opening, prompt_token_ids=prompt) for i in self._index.values())
+        return b"".join(frame(self._chunk([choice])) for choice in choices)
 
     def news(self, news: News) -> bytes:
         options, rid = self._asked.stream_options, news.generation.submit.rid
@@ -230,10 +235,13 @@ class _Answer:
     def end(self) -> bytes:
         """SGLang's extension and the usage, if they were asked for."""
         options, last = self._asked.stream_options, b""
+        for generation in self._finished if self._asked.return_hidden_states else ():
+            delta = Delta(hidden_states=common.last_hidden(self._asked, generation))
+            last += frame(self._chunk([ChunkChoice(index=self._index[generation.submit.rid], delta=delta)]))
         if (extension := self._extension(self._finished)) is not UNSET:
             chunk = self._chunk([])
             chunk.sglext = extension
-            last = frame(chunk)
+            last += frame(chunk)
         if options is not None and options.include_usage:
             reasoning = sum(told.reasoning_tokens for told in self._told.values())
             last += frame(self._chunk([], common.usage(self._state, self._finished, reasoning)))
@@ -245,11 +253,12 @@ class _Answer:
         index = self._index[generation.submit.rid]
         deltas = told.deltas(news)
         logprobs = self._logprobs(generation, first, news.tokens) if news.tokens > first else None
-        if logprobs and not deltas:
+        ids = generation.ids[first : news.tokens] if self._asked.return_token_ids else UNSET
+        if (logprobs or ids) and not deltas:
             deltas = [Delta(content="")]
         for delta in deltas:
-            yield ChunkChoice(index=index, delta=delta, logprobs=logprobs)
-            logprobs = None
+            yield ChunkChoice(index=index, delta=delta, logprobs=logprobs, response_token_ids=ids)
+            logprobs, ids = None, UNSET
         if (finish := news.finish) is not None:
             reason = _reason(finish, told.calls > 0)
             yield ChunkChoice(index=index, delta=Delta(), finish_reason=reason, matched_stop=finish.matched)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,7 +13,8 @@ from ramify.core.params import SamplingParams
 from ramify.engine.ask import SessionParams
 from ramify.engine.constraints import Constraint, of_request
 from ramify.engine.generation import Generation
-from ramify.server.ask import check_priority, salt_of
+from ramify.engine.outputs import hidden_states
+from ramify.server.ask import routes_of
 from ramify.server.openai.answers import (
     CachedTokens,
     CachedTokensDetails,
@@ -41,8 +42,21 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     include_obfuscation: bool = False
 
 
+class StructuredOutputs(msgspec.Struct, kw_only=True):
+    """vLLM's way to say what an answer must look like: one of these."""
+
+    json: str | dict[str, Any] | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    structural_tag: str | dict[str, Any] | None = None
+
+
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """Fields of both completion routes: OpenAI's, and SGLang's extensions."""
+    """Fields of both completion routes: OpenAI's, and SGLang's extensions. Lists of ids and keys have one for each
+    prompt.
+    """
 
     model: str = "default"
     frequency_penalty: float | None = None
@@ -64,15 +78,21 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     no_stop_trim: bool = False
     ignore_eos: bool = False
     skip_special_tokens: bool = True
-    rid: str | None = None
+    rid: str | list[str] | None = None
     priority: int | None = None
-    extra_key: str | None = None
-    cache_salt: str | None = None
+    extra_key: str | list[str | None] | None = None
+    cache_salt: str | list[str | None] | None = None
     response_format: dict[str, Any] | None = None
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
     ebnf: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     return_token_ids: bool = False
+    return_hidden_states: bool | Literal["last"] = False
     return_cached_tokens_details: bool = False
     session_params: SessionParams | None = None
 
@@ -100,7 +120,6 @@ REFUSED = {
     "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
     "custom_params": "custom logit processors",
-    "return_hidden_states": "hidden states as output",
     "return_routed_experts": "mixture-of-experts models",
     "return_sampling_mask": "sampling masks",
     "bootstrap_host": "disaggregation",
@@ -146,8 +165,21 @@ def sampling_params(state: State, asked: SamplingFields, max_tokens: int | None)
 
 
 def wanted(asked: SamplingFields) -> Constraint | None:
-    """What the answer must look like."""
-    native = {"json_schema": asked.json_schema, "regex": asked.regex, "ebnf": asked.ebnf}
+    """What the answer must look like: SGLang's fields and vLLM's say the same."""
+    outputs = asked.structured_outputs or StructuredOutputs()
+    any_object = {"type": "object"} if outputs.json_object else None
+    spellings: dict[str, tuple[Any, ...]] = {
+        "json_schema": (asked.json_schema, asked.guided_json, outputs.json, any_object),
+        "regex": (asked.regex, asked.guided_regex, outputs.regex),
+        "ebnf": (asked.ebnf, asked.guided_grammar, outputs.grammar),
+        "choice": (asked.guided_choice, outputs.choice),
+        "structural_tag": (outputs.structural_tag,),
+    }
+    native: dict[str, Any] = {}
+    for kind, values in spellings.items():
+        for value in values:
+            if value is not None and native.setdefault(kind, value) is not value:
+                raise BadRequest(f"{kind} is given twice", param=kind)
     return of_request(asked.response_format, native)
 
 
@@ -164,12 +196,20 @@ def _bias(bias: dict[str, float] | None) -> dict[int, float] | None:
 
 
 def routing(state: State, asked: SamplingFields) -> dict[str, Any]:
-    """Where a request stands in the queue and whose prefixes it shares."""
-    low_first = state.resolved.settings.schedule.schedule_low_priority_values_first
-    return {
-        "priority": check_priority(asked.priority, low_first),
-        "salt": salt_of(asked.extra_key, asked.cache_salt),
-    }
+    """Where a request stands in the queue, whose prefixes it shares, and what is told of its inside."""
+    (route,) = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, 1)
+    return {**route, **inside(asked)}
+
+
+def inside(asked: SamplingFields) -> dict[str, Any]:
+    """These routes tell the hidden state of the last position alone."""
+    return {"hidden": "last" if asked.return_hidden_states else "none"}
+
+
+def last_hidden(asked: SamplingFields, generation: Generation) -> Any:
+    """As SGLang shows it: a vector, and a list of one vector for "last"."""
+    states = hidden_states(generation)
+    return states if asked.return_hidden_states == "last" or not states else states[0]
 
 
 def usage(state: State, generations: Sequence[Generation], reasoning: int = 0) -> Usage:
@@ -205,14 +245,10 @@ def metadata(state: State) -> Metadata:
 
 
 def text_logprobs(
-    tokenizer: Tokenizer, ids: Sequence[int], values: Sequence[float | None], tops: Sequence[Any], offset: int
+    tokenizer: Tokenizer, ids: Sequence[int], values: Sequence[float | None], tops: Sequence[Any], offsets: list[int]
 ) -> TextLogprobs:
-    """The `logprobs` of text completions; `tops` are pairs (values, ids) or None, `offset` where the text begins."""
+    """The `logprobs` of text completions; `tops` are pairs (values, ids) or None."""
     texts = [tokenizer.token_text(token) for token in ids]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
     return TextLogprobs(offsets, list(values), texts, [_top_dict(tokenizer, top) for top in tops])
 
 

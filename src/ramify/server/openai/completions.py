@@ -10,10 +10,10 @@ from starlette.requests import Request
 
 from ramify.core.errors import BadRequest
 from ramify.core.finish import Finish
-from ramify.engine.ask import Ask, check_rid, new_rid
+from ramify.engine.ask import Ask, new_rid
 from ramify.engine.constraints import note_of
 from ramify.engine.generation import Generation, News
-from ramify.server.ask import split_prompts, tokenize
+from ramify.server.ask import request_ids, routes_of, split_prompts, tokenize
 from ramify.server.feed import Feed, collect
 from ramify.server.native import rids_of
 from ramify.server.openai import common
@@ -23,12 +23,15 @@ from ramify.server.sessions import continued, one_each
 from ramify.server.sse import EventStream, as_json, frame
 from ramify.server.state import State
 from ramify.server.takes import Takes
+from ramify.text.detokenize import Offsets
 from ramify.wire.result import TokenLogprobs
 
 DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
+    """The body of `/v1/completions`."""
+
     prompt: str | list[str | int | list[int]]
     max_tokens: int | None = None
     echo: bool | None = None
@@ -64,12 +67,13 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
         raise BadRequest("echo does not go with session_params: the session has the prompt", param="echo")
     (session, *_) = one_each(asked.session_params, len(prompts), batch=False)
     turns = [await continued(state, session, prompt) for prompt in prompts]
-    rid = new_rid() if asked.rid is None else check_rid(asked.rid)
+    rids = request_ids(new_rid() if asked.rid is None else asked.rid, len(prompts), len(prompts) > 1)
+    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, len(prompts))
     return [
         Ask(
             tokens=tokens,
             params=params,
-            rid=rid if len(prompts) == 1 else f"{rid}_{number}",
+            rid=rid,
             stream=asked.streams,
             usual=DEFAULT_MAX_TOKENS,
             notes=notes,
@@ -78,9 +82,10 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
             top_logprobs=asked.logprobs or 0,
             arrived=time.monotonic(),
             turn=turn,
-            **common.routing(state, asked),
+            **route,
+            **common.inside(asked),
         )
-        for number, (tokens, turn) in enumerate(turns)
+        for (tokens, turn), rid, route in zip(turns, rids, routes, strict=True)
     ]
 
 
@@ -99,9 +104,11 @@ class _Answer:
         prompts, _ = split_prompts(asked.prompt, "prompt")
         self._texts = {rid: prompt for ask, prompt in zip(asks, prompts, strict=True) for rid in rids_of(ask)}
         self._index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
-        self._id = asks[0].rid if len(asks) == 1 else asks[0].rid.rpartition("_")[0]
+        numbered = len(asks) > 1 and not isinstance(asked.rid, list)
+        self._id = asks[0].rid.rpartition("_")[0] if numbered else asks[0].rid
         self._created = int(time.time())
         self._sent: dict[str, int] = {}  # tokens told of, by request
+        self._offsets: dict[str, Offsets] = {}  # likewise
         self._finished: list[Generation] = []
 
     def whole(self, generations: list[Generation]) -> TextCompletion:
@@ -150,6 +157,8 @@ class _Answer:
             finish_reason=finish.type if finish is not None else None,
             matched_stop=finish.matched if finish is not None else None,
         )
+        if self._asked.return_hidden_states and finish is not None:
+            choice.hidden_states = common.last_hidden(self._asked, generation)
         if self._asked.return_token_ids:
             choice.token_ids = generation.ids[first:last]
             choice.prompt_token_ids = generation.submit.tokens if begins else UNSET
@@ -160,15 +169,31 @@ class _Answer:
         output = generation.output_logprobs or TokenLogprobs(0, [])
         ids, values = list(generation.ids[first:last]), list[float | None](output.values[first:last])
         tops = _tops(output, first, last, bool(self._asked.logprobs))
-        offset = sum(len(self._state.words().token_text(token)) for token in generation.ids[:first])
+        offsets = self._output_offsets(generation).of(ids)
         if self._asked.echo and begins:
             prompt = generation.prompt_logprobs or TokenLogprobs(0, [])
             ids = [*generation.submit.tokens, *ids]
             values = [None, *prompt.values, *values]
             tops = [None, *_tops(prompt, 0, len(prompt.values), bool(self._asked.logprobs)), *tops]
-        elif self._asked.echo:
-            offset += sum(len(self._state.words().token_text(token)) for token in generation.submit.tokens)
-        return common.text_logprobs(self._state.words(), ids, values, tops, offset)
+            offsets = [*self._prompt_offsets(generation), *offsets]
+        return common.text_logprobs(self._state.words(), ids, values, tops, offsets)
+
+    def _prompt_offsets(self, generation: Generation) -> list[int]:
+        """Of prompt tokens in the echoed text. What the tokenizer put before it is not in that text, and has no width
+        there.
+        """
+        whole = Offsets(self._state.words().detokenizer(True, ()))
+        offsets = whole.of(generation.submit.tokens)
+        before = max(whole.end - len(self._echo(generation)), 0)
+        return [max(offset - before, 0) for offset in offsets]
+
+    def _output_offsets(self, generation: Generation) -> Offsets:
+        """Of output tokens that were not told of yet."""
+        submit = generation.submit
+        if submit.rid not in self._offsets:
+            detokenizer = self._state.words().detokenizer(submit.params.skip_special_tokens, submit.tokens)
+            self._offsets[submit.rid] = Offsets(detokenizer, len(self._echo(generation)))
+        return self._offsets[submit.rid]
 
     # -- in events -----------------------------------------------------------------------------------------------------
 
