@@ -235,6 +235,26 @@ def _without(logits: torch.Tensor, token: int) -> torch.Tensor:
     return logits
 
 
+def test_nan_in_an_early_chunk_is_not_found_by_the_next(folder: Path) -> None:
+    """Chunks are published as they come: the cache must not keep one that went wrong, when the cause has gone."""
+    with make(folder, chunked_prefill_size=16) as engine:
+        weight = engine._loop.executor._runner.model.embedding.weight  # type: ignore[attr-defined]
+        original = weight.clone()
+        reference = engine.generate(PROMPT, GREEDY)["output_ids"]
+        ids = [5] * 20 + [77] + [9] * 60
+        expected = engine.generate(input_ids=ids, sampling_params=GREEDY)["output_ids"]
+        engine.flush_cache()
+        with torch.no_grad():
+            weight[77] = float("nan")
+            with pytest.raises(UserError, match="NaN"):
+                engine.generate(input_ids=ids, sampling_params=GREEDY)
+            weight.copy_(original)
+        answer = engine.generate(input_ids=ids, sampling_params=GREEDY)
+        assert answer["output_ids"] == expected
+        assert answer["meta_info"]["cached_tokens"] == 16
+        assert engine.generate(PROMPT, GREEDY)["output_ids"] == reference
+
+
 def test_a_step_that_raises_hurts_only_its_cause(folder: Path) -> None:
     with make(folder) as engine:
         runner = engine._loop.executor._runner  # type: ignore[attr-defined]
