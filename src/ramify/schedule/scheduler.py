@@ -220,6 +220,7 @@ class Scheduler:
             return None
         if keep is not None:
             self._cut(request, request.prompt_len + keep)
+            request.settled = True
         self._end(request, finish or Finish.abort())
         return request.take_reply()
 
@@ -232,6 +233,7 @@ class Scheduler:
     def _settle_text(self, request: Request, keep: int | None) -> None:
         """How much output a lingering request really had; without a word on it, none of it is shared."""
         self._cut(request, request.prompt_len + (keep or 0))
+        request.settled = True
         self._close(request)
 
     def _expire_lingering(self, everybody: bool = False) -> None:
@@ -408,9 +410,9 @@ class Scheduler:
         self._close(request)
 
     def _close(self, request: Request) -> None:
-        """Give up the pages; the cache takes what is committed."""
+        """Give up the pages; the cache takes what is committed and will not be undone."""
         lease, request.lease = request.held, None
-        self.ledger.close(lease, request.key(request.computed), request.computed, request.last_step)
+        self.ledger.close(lease, request.key(request.shareable), request.shareable, request.last_step)
 
     def _vacate(self, request: Request) -> None:
         """Give up the slot."""
@@ -571,7 +573,7 @@ class Scheduler:
         if scored is not None and scored.prompt is not None:
             request.add_prompt_logprobs(scored.prompt)
         if was_catching_up:
-            known = min(request.computed, request.catch_up)
+            known = min(request.shareable, request.catch_up)
             self.ledger.publish(request.held, request.key(known), known)
         request.told -= rejected
         taken = self._take(request, tokens)
