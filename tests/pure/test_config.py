@@ -461,3 +461,12 @@ def test_checking_a_model_needs_no_torch() -> None:
     resolved = prepare(overlay(Settings(), {"model_path": str(folder)}, "test"))
     assert isinstance(resolved.model, ModelConfig)
     assert ("torch" in sys.modules) == before
+
+
+def test_the_named_breach_of_arithmetic_names_its_causes() -> None:
+    def reason(attention: str) -> str:
+        return next(d.reason for d in decide(attention_backend=attention).decisions if d.name == "batch_invariance")
+
+    assert "linears" in reason("reference")
+    assert "attention" not in reason("reference")
+    assert "attention" in reason("torch_native")

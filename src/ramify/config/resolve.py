@@ -114,6 +114,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
     page_size = note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
     chunk = _chunk(settings, context, note)
+    attention = _attention(settings, note)
     memory = _plan_memory(settings, model, machine, dtype, context, rows, page_size, chunk, note)
     return Resolved(
         settings=settings,
@@ -129,9 +130,9 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         chunk=chunk,
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
-        attention=_attention(settings, note),
+        attention=attention,
         memory=memory,
-        decisions=(*note.made, *_taken_as_asked(settings, note), *_named_breaches()),
+        decisions=(*note.made, *_taken_as_asked(settings, note), *_named_breaches(attention)),
     )
 
 
@@ -293,15 +294,12 @@ def _activations(model: ModelConfig, tokens: int, rows: int, element: int) -> in
     return tokens * (widest + 4 * model.hidden) * element * 2 + (rows + 256) * model.vocab * 4 * 3
 
 
-def _named_breaches() -> tuple[Decision, ...]:
+def _named_breaches(attention: str) -> tuple[Decision, ...]:
     """Where the numbers of a request still depend on more than the request; see docs/decisions."""
-    return (
-        Decision(
-            "batch_invariance",
-            "not yet",
-            "linears use torch's GEMM, whose rounding depends on the number of rows in the step",
-        ),
-    )
+    causes = ["linears use torch's GEMM, whose rounding depends on the number of rows in the step"]
+    if attention == "torch_native":
+        causes.append("attention pads rows to the longest beside them and sums by the length of chunks")
+    return (Decision("batch_invariance", "not yet", "; ".join(causes)),)
 
 
 def _gib(size: int) -> str:

@@ -626,7 +626,7 @@ class Scheduler:
 
     def _end(self, request: Request, finish: Finish) -> None:
         request.computed = min(request.computed, len(request.tokens))
-        if request.status is Status.RUNNING and request.params.has_text_stops and finish.type != "abort":
+        if request.status is Status.RUNNING and not request.settled and finish.type != "abort":
             self._vacate(request)
             self._lingering[request.id] = request
         elif request.status is Status.RUNNING:
