@@ -24,6 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ramify.core.errors import BadRequest, StartupError
 
 SECONDS = 2.0
+REMEDY = "Correct it, or give another with --chat-template FILE."
 MAX_OUTPUT = 16 << 20  # characters
 
 
@@ -124,7 +125,9 @@ class ChatTemplate:
         try:
             self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as e:
-            raise StartupError(f"the chat template cannot be parsed: {e.message} (line {e.lineno})") from None
+            raise StartupError(f"the chat template cannot be parsed: {e.message} (line {e.lineno})", REMEDY) from None
+        except (SyntaxError, RecursionError, OverflowError, MemoryError, ValueError) as e:
+            raise StartupError(f"the chat template cannot be compiled: {e}", REMEDY) from None
 
     def render(
         self,
