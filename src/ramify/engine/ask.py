@@ -199,8 +199,8 @@ def _listable(ask: Ask, wants: LogprobsWanted, prompt: int, max_new: int, may_sh
     if may_shorten and room > 0:
         return room
     raise BadRequest(
-        f"{wants.top} best tokens and {len(wants.ids)} others at {scored + max_new} positions of {ask.params.n} choices "
-        f"are more than {MAX_LISTED}",
+        f"{wants.top} best tokens and {len(wants.ids)} others at {scored + max_new} positions, {ask.params.n} times,"
+        f" are over {MAX_LISTED}",
         param="top_logprobs_num" if wants.top else "token_ids_logprob",
     )
 
