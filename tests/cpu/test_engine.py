@@ -224,6 +224,25 @@ def test_nan_ends_one_request_and_its_pages_are_clean(folder: Path) -> None:
             assert all(len(a["output_ids"]) == 24 for a in answers)
 
 
+def test_nan_in_an_early_chunk_is_not_found_by_the_next(folder: Path) -> None:
+    """Chunks are published as they come: the cache must not keep one that went wrong, when the cause has gone."""
+    with make(folder, chunked_prefill_size=16) as engine:
+        model = engine._loop.executor._runner.model  # type: ignore[attr-defined]
+        embed = model.embedding.forward
+        reference = engine.generate(PROMPT, GREEDY)["output_ids"]
+        ids = [5] * 20 + [2040] + [9] * 60
+        expected = engine.generate(input_ids=ids, sampling_params=GREEDY)["output_ids"]
+        engine.flush_cache()
+        model.embedding.forward = lambda tokens: embed(tokens).masked_fill((tokens == 2040)[:, None], float("nan"))
+        with pytest.raises(UserError, match="NaN"):
+            engine.generate(input_ids=ids, sampling_params=GREEDY)
+        model.embedding.forward = embed
+        answer = engine.generate(input_ids=ids, sampling_params=GREEDY)
+        assert answer["output_ids"] == expected
+        assert answer["meta_info"]["cached_tokens"] == 16
+        assert engine.generate(PROMPT, GREEDY)["output_ids"] == reference
+
+
 def test_a_step_that_raises_hurts_only_its_cause(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with make(folder) as engine:
         runner = engine._loop.executor._runner  # type: ignore[attr-defined]

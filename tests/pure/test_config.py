@@ -36,6 +36,15 @@ CONFIG = {
 }
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8,
+    "original_max_position_embeddings": 64,
+    "low_freq_factor": 1,
+    "high_freq_factor": 4,
+}
+
+
 def decide(machine: Machine | None = None, config: dict | None = None, **asked: object) -> Resolved:
     settings = overlay(Settings(), asked, "test")
     return resolve(settings, parse_config(config or CONFIG), Path("/m"), machine or Machine(16 * GIB, 8, False))
@@ -424,14 +433,52 @@ def test_eos_ids_of_both_files() -> None:
         ({"vocab_size": "x"}, "vocab_size"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"num_hidden_layers": -1}, "num_hidden_layers"),
-        ({"num_key_value_heads": 3}, "cannot share"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 16 is not a multiple of num_key_value_heads 3"),
         ({"vocab_size": True}, "vocab_size"),
         ({"rope_scaling": 5}, "rope_scaling"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling of the type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn'"),
+        ({"rope_scaling": {"type": ["linear"]}}, "rope_scaling"),
+        ({"rope_scaling": {"factor": 2}}, "no rope_type"),
+        ({"rope_scaling": {"type": "linear"}}, r"rope_scaling\.factor"),
+        ({"rope_scaling": {"type": "linear", "factor": "4"}}, r"rope_scaling\.factor"),
+        ({"rope_scaling": LLAMA3 | {"factor": None}}, r"rope_scaling\.factor"),
+        ({"rope_scaling": LLAMA3 | {"low_freq_factor": 0}}, r"rope_scaling\.low_freq_factor"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1}}, "high_freq_factor"),
+        ({"rope_theta": "many"}, "rope_theta"),
+        ({"rope_theta": 0}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": -5}}, "rope_theta"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"hidden_act": None}, "hidden_act"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rms_norm_eps": True}, "rms_norm_eps"),
+        ({"eos_token_id": 151936}, r"^config\.json: eos_token_id 151936"),
+        ({"eos_token_id": [3, "</s>"]}, "eos_token_id '</s>'"),
+        ({"head_dim": None, "hidden_size": 1023}, "hidden_size 1023"),
+        ({"head_dim": 33}, "head_dim"),
+        ({"head_dim": 0}, "head_dim"),
+        ({"intermediate_size": 1.5}, "intermediate_size"),
+        ({"max_position_embeddings": -3}, "max_position_embeddings"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
+        ({"attention_bias": 1}, "attention_bias"),
+        ({"sliding_window": "wide"}, "sliding_window"),
     ],
 )
 def test_bad_configs(change: dict, says: str) -> None:
     with pytest.raises(StartupError, match=says):
         parse_config({**CONFIG, **change})
+
+
+def test_an_eos_id_of_the_generation_config_beyond_the_vocabulary() -> None:
+    with pytest.raises(StartupError, match=r"generation_config\.json: eos_token_id 200000"):
+        parse_config(CONFIG, {"eos_token_id": [5, 200_000]})
+
+
+def test_numbers_that_configs_leave_out_or_null() -> None:
+    config = parse_config({**CONFIG, "rms_norm_eps": None, "eos_token_id": None, "rope_theta": None, "head_dim": None})
+    assert (config.norm_eps, config.eos_ids, config.rope.theta, config.head_dim) == (1e-6, (), 10_000.0, 64)
+    assert parse_config({**CONFIG, "rope_scaling": LLAMA3}).rope.scaling["factor"] == 8.0
 
 
 def test_parameters_are_counted_right() -> None:
@@ -462,3 +509,12 @@ def test_checking_a_model_needs_no_torch() -> None:
     resolved = prepare(overlay(Settings(), {"model_path": str(folder)}, "test"))
     assert isinstance(resolved.model, ModelConfig)
     assert ("torch" in sys.modules) == before
+
+
+def test_the_named_breach_of_arithmetic_names_its_causes() -> None:
+    def reason(attention: str) -> str:
+        return next(d.reason for d in decide(attention_backend=attention).decisions if d.name == "batch_invariance")
+
+    assert "linears" in reason("reference")
+    assert "attention" not in reason("reference")
+    assert "attention" in reason("torch_native")

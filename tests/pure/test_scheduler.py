@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from world import EOS, VOCAB, LogprobsWanted, World, expected, submit
 
+from ramify.cache.tree import pack
 from ramify.core.errors import BadRequest, Overloaded
 from ramify.core.finish import Finish
 from ramify.schedule.gate import GO, Refuse, Verdict, Wait
@@ -198,6 +199,40 @@ def test_without_a_last_word_no_output_is_shared() -> None:
     world.send(submit("b", [1, 2, 7, *world.outcomes["a"].tokens], 1))
     world.drain()
     assert world.outcomes["b"].cached == 3
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+@pytest.mark.parametrize("how", ["preempt", "abort", "catch up"])
+def test_output_that_its_text_may_yet_undo_is_not_shared(how: str, page_size: int) -> None:
+    world = World(depth=1, page_size=page_size, chunk=4)
+    world.send(submit("a", [1, 2, 7], 40, params={"stop": "x", **GO_ON}))
+    while len(world.outcomes["a"].tokens) < 20:
+        world.step()
+    told = list(world.outcomes["a"].tokens)
+    if how == "abort":
+        world.send(Abort("a"))
+        world.drain()
+    else:
+        world.scheduler.preempt_all()
+    for _ in range(4 if how == "catch up" else 0):
+        world.step()
+    assert world.ledger.match(pack([1, 2, 7, *told]), "").tokens == 3
+    world.send(Abort("a"))
+    world.drain()
+
+
+def test_a_text_stop_is_exact_after_a_preemption() -> None:
+    world = World(depth=1)
+    world.send(submit("a", [1, 2, 7], 40, params={"stop": "x", **GO_ON}))
+    while len(world.outcomes["a"].tokens) < 10:
+        world.step()
+    world.scheduler.preempt_all()
+    while not world.scheduler.running or len(world.outcomes["a"].tokens) < 12:
+        world.step()
+    told = list(world.outcomes["a"].tokens)
+    world.send(Abort("a", keep=11))
+    world.drain()
+    assert world.ledger.match(pack([1, 2, 7, *told]), "").tokens == 3 + 11
 
 
 def test_lingering_requests_make_room() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
+import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,6 +95,95 @@ def test_regexes(pattern: str, texts: list[str], said: str, matched: str) -> Non
             break
     assert out.finish == Finish.stop(matched)
     assert out.text == said
+
+
+PIECES = [
+    "a",
+    "b",
+    "é",
+    r"\b",
+    r"\B",
+    "^",
+    "$",
+    "(?m:^)",
+    "(?m:$)",
+    r"\A",
+    r"\z",
+    " ",
+    r"\n",
+    r"\w",
+    ".",
+    "[^a]",
+    "[[:alpha:]|x]",
+]
+REPEATS = ["", "", "", "?", "*", "+", "{2}", "{1,3}"]
+
+
+@st.composite
+def patterns(draw: st.DrawFn) -> str:
+    """Short patterns with much that looks around, some of which match nothing but the empty string."""
+    parts = [draw(st.sampled_from(PIECES)) + draw(st.sampled_from(REPEATS)) for _ in range(draw(st.integers(1, 5)))]
+    return "".join(parts) + (f"|{draw(st.sampled_from(PIECES))}" if draw(st.booleans()) else "")
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    patterns=st.lists(patterns(), min_size=1, max_size=3),
+    tokens=st.lists(st.text("ab é\n|x", max_size=4), max_size=12),
+)
+def test_regexes_against_a_search_of_the_whole_text_at_every_token(patterns: list[str], tokens: list[str]) -> None:
+    try:
+        watcher = Stops([], patterns)
+    except BadRequest:
+        return
+    compiled, text, said = [re2.compile(pattern) for pattern in patterns], "", ""
+    for token in tokens:
+        text, before = text + token, watcher.safe
+        hit = watcher.feed(token)
+        found = [match for pattern in compiled if (match := pattern.search(text))]
+        assert (hit is None) == (not found)
+        if hit is not None:
+            assert hit.start == min(match.start() for match in found)
+            assert (hit.start, hit.end, hit.matched) in {(m.start(), m.end(), m.group()) for m in found}
+            assert len(said) <= hit.start or any(re.search(r"[*+]|\[\[:|\\z", pattern) for pattern in patterns)
+            return
+        said += watcher.text[before : watcher.safe]
+    assert text.startswith(said)
+
+
+@pytest.mark.parametrize("width", [2, 300])
+def test_the_edge_of_what_is_searched_is_not_the_edge_of_the_text(width: int) -> None:
+    for pattern, text in ((rf"\bx{{1,{width}}}!", "ax!"), (rf"^x{{1,{width}}}!", "ax!"), (r"\A\n", "a\n")):
+        for filler in ("", "a " * width):
+            watcher = Stops([], [pattern])
+            assert all(watcher.feed(character) is None for character in filler + text), pattern
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts", "said"),
+    [
+        ("a*", ["bc"], ""),
+        (r"\B", ["a", "bc"], "a"),
+        ("(?m)^$", ["one\n", "two\n\n", "x"], "one\n"),
+        ("x{0}$", ["y"], "y"),
+    ],
+)
+def test_an_empty_match_is_a_match(pattern: str, texts: list[str], said: str) -> None:
+    out = stream(texts, stop_regex=pattern)
+    for token in range(len(texts)):
+        out.feed([token], None)
+        if out.finish:
+            break
+    assert out.finish is not None
+    assert isinstance(out.finish.matched, str)
+    assert out.text == said
+
+
+@pytest.mark.parametrize("pattern", ["z{9}[[:alpha:]|x]z{9}", "a{,2}bc"])
+def test_what_python_reads_differently_is_searched_everywhere(pattern: str) -> None:
+    text = {"z": "z" * 9 + "q" + "z" * 9, "a": "a{,2}bc"}[pattern[0]]
+    watcher = Stops([], [pattern])
+    assert any(watcher.feed(character) for character in text)
 
 
 @pytest.mark.parametrize("pattern", ["(", "[z-a]", r"(a)\1", "(?=x)"])

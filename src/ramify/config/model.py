@@ -7,6 +7,7 @@ and 5 are understood (`rope_theta` and `rope_scaling`, or `rope_parameters`; `to
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,21 @@ from typing import Any
 from ramify.core.errors import StartupError
 
 MAX_CONFIG_BYTES = 4 << 20
+ACTIVATIONS = ("silu", "swish")  # two names of one function
+ROPE_NUMBERS = {  # by type, what has to be there
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding. `kind` is transformers' `rope_type`; `scaling` holds that kind's own numbers."""
+    """Rotary embedding. `kind` is transformers' `rope_type`; `scaling` holds its numbers: `ROPE_NUMBERS`."""
 
     theta: float = 10_000.0
     kind: str = "default"
-    scaling: dict[str, Any] = field(default_factory=dict)
+    scaling: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,6 @@ class ModelConfig:
     attention_bias: bool
     mlp_bias: bool
     window: int | None
-    bos_id: int | None
     eos_ids: tuple[int, ...]
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -92,31 +98,29 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
     hidden, heads = _positive(raw, "hidden_size"), _positive(raw, "num_attention_heads")
     kv_heads = _positive(raw, "num_key_value_heads", heads)
     if heads % kv_heads:
-        raise StartupError(f"config.json: {heads} attention heads cannot share {kv_heads} key-value heads")
-    if "head_dim" not in raw and hidden % heads:
         raise StartupError(
-            f"config.json: hidden_size {hidden} is not a multiple of {heads} heads and head_dim is missing"
+            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
+    vocab = _positive(raw, "vocab_size")
     return ModelConfig(
         architecture=architecture,
-        vocab=_positive(raw, "vocab_size"),
+        vocab=vocab,
         hidden=hidden,
         layers=_positive(raw, "num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=_positive(raw, "head_dim", hidden // heads),
+        head_dim=_head_dim(raw, hidden, heads),
         mlp=_positive(raw, "intermediate_size"),
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        activation=str(raw.get("hidden_act", "silu")),
+        norm_eps=_above_zero(raw, "rms_norm_eps", 1e-6),
+        activation=_activation(raw),
         rope=_rope(raw),
         context=_positive(raw, "max_position_embeddings", 2048),
-        tied=bool(raw.get("tie_word_embeddings", False)),
+        tied=_flag(raw, "tie_word_embeddings"),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
-        attention_bias=bool(raw.get("attention_bias", False)),
-        mlp_bias=bool(raw.get("mlp_bias", False)),
+        attention_bias=_flag(raw, "attention_bias"),
+        mlp_bias=_flag(raw, "mlp_bias"),
         window=_window(raw),
-        bos_id=_first_id(raw.get("bos_token_id")),
-        eos_ids=_eos_ids(raw, generation or {}),
+        eos_ids=_eos_ids(raw, generation or {}, vocab),
         raw=raw,
     )
 
@@ -137,33 +141,85 @@ def _positive(raw: dict[str, Any], key: str, default: int | None = None) -> int:
     return value
 
 
+def _above_zero(raw: dict[str, Any], key: str, default: float | None = None, where: str = "") -> float:
+    value = raw.get(key)
+    if value is None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise StartupError(f"config.json: {where}{key} should be a number above 0 and is {value!r}")
+    return float(value)
+
+
+def _flag(raw: dict[str, Any], key: str) -> bool:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise StartupError(f"config.json: {key} should be true or false and is {value!r}")
+    return bool(value)
+
+
+def _head_dim(raw: dict[str, Any], hidden: int, heads: int) -> int:
+    if raw.get("head_dim") is None and hidden % heads:
+        raise StartupError(
+            f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}, and head_dim is missing"
+        )
+    size = _positive(raw, "head_dim", hidden // heads)
+    if size % 2:
+        raise StartupError(f"config.json: a head_dim of {size} is odd, and rotary embedding takes pairs")
+    return size
+
+
+def _activation(raw: dict[str, Any]) -> str:
+    name = raw.get("hidden_act", "silu")
+    if name not in ACTIVATIONS:
+        raise StartupError(
+            f"config.json: hidden_act {name!r} is not supported", f"Supported: {', '.join(ACTIVATIONS)}."
+        )
+    return str(name)
+
+
 def _rope(raw: dict[str, Any]) -> Rope:
-    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    where = "rope_parameters" if raw.get("rope_parameters") else "rope_scaling"
+    scaling = raw.get(where) or {}
     if not isinstance(scaling, dict):
-        raise StartupError("config.json: rope_scaling should be an object")
-    theta = scaling.get("rope_theta", raw.get("rope_theta", 10_000.0))
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    return Rope(float(theta), str(kind), dict(scaling))
+        raise StartupError(f"config.json: {where} should be an object")
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind is None and "factor" in scaling:
+        raise StartupError(f"config.json: {where} has a factor and no rope_type")
+    kind = kind or "default"
+    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
+        raise StartupError(
+            f"config.json: {where} of the type {kind!r} is not supported",
+            f"Supported are {', '.join(ROPE_NUMBERS)}. Where the model works unscaled up to its original context, "
+            f"take {where} out of config.json and set --context-length to that.",
+        )
+    numbers = {key: _above_zero(scaling, key, where=f"{where}.") for key in ROPE_NUMBERS[kind]}
+    if kind == "llama3" and numbers["low_freq_factor"] >= numbers["high_freq_factor"]:
+        raise StartupError(f"config.json: {where}.high_freq_factor should be above low_freq_factor")
+    theta = _above_zero(scaling if "rope_theta" in scaling else raw, "rope_theta", 10_000.0)
+    return Rope(theta, kind, numbers)
 
 
 def _window(raw: dict[str, Any]) -> int | None:
     """The attention window in tokens, where the model really uses one."""
-    window = raw.get("sliding_window")
-    if window is None or raw.get("use_sliding_window") is False:
+    if raw.get("sliding_window") is None or raw.get("use_sliding_window") is False:
         return None
-    return int(window)
+    return _positive(raw, "sliding_window")
 
 
-def _first_id(value: Any) -> int | None:
-    ids = _ids(value)
-    return ids[0] if ids else None
-
-
-def _eos_ids(raw: dict[str, Any], generation: dict[str, Any]) -> tuple[int, ...]:
+def _eos_ids(raw: dict[str, Any], generation: dict[str, Any], vocab: int) -> tuple[int, ...]:
     """Both files may name some, and both are right: chat models often have one more in the generation config."""
-    return tuple(dict.fromkeys(_ids(generation.get("eos_token_id")) + _ids(raw.get("eos_token_id"))))
+    named = _ids(generation, "generation_config.json", vocab) + _ids(raw, "config.json", vocab)
+    return tuple(dict.fromkeys(named))
 
 
-def _ids(value: Any) -> list[int]:
+def _ids(raw: dict[str, Any], file: str, vocab: int) -> list[int]:
+    """The ids of `eos_token_id`; none where it is null or negative."""
+    value = raw.get("eos_token_id")
     values = value if isinstance(value, list) else [value]
-    return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
+    for token in values:
+        if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token >= vocab):
+            raise StartupError(
+                f"{file}: eos_token_id {token!r} is not a token of this model, which has {vocab}",
+                "Correct it there, or take it out.",
+            )
+    return [token for token in values if token is not None and token >= 0]

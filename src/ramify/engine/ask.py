@@ -22,7 +22,8 @@ from ramify.wire.plan import HiddenWanted, LogprobsWanted
 
 MAX_RID = 256
 MAX_IDS = 1024
-MAX_TOP_ENTRIES = 1 << 19  # best tokens listed in one answer, over all its positions
+MAX_LISTED = 1 << 20  # tokens listed beside others in one request, over all its positions and choices: some 100 MB
+MAX_PROMPTED = 1 << 22  # prompt tokens of one request, over all its choices: each choice has them for itself
 BILLION = 10**9
 MAX_HIDDEN = 1 << 23  # numbers of hidden states in one answer, which become lists and JSON
 HIDDEN_OFF = (
@@ -130,6 +131,11 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     """One message per choice. Raises `BadRequest` that names what is wrong."""
     max_new, may_shorten = _length(ask, len(ask.tokens), limits.context)
     tokens = check_tokens(ask.tokens, limits.vocab)
+    if len(tokens) * ask.params.n > MAX_PROMPTED:
+        raise BadRequest(f"{ask.params.n} choices of {len(tokens)} prompt tokens are over {MAX_PROMPTED}", param="n")
+    wants = _logprobs(ask, len(tokens), limits.vocab)
+    if wants is not None:
+        max_new = _listable(ask, wants, len(tokens), max_new, may_shorten)
     if ask.params.min_new_tokens > max_new:
         raise BadRequest(
             f"min_new_tokens must be in [0, max_new_tokens({max_new})], got {ask.params.min_new_tokens}",
@@ -138,7 +144,6 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     seed = ask.params.sampling_seed
     rid = ask.rid or new_rid()
     salt = salted(ask.salt, ask.vectors) if ask.vectors else ask.salt
-    wants = _logprobs(ask, len(tokens), max_new, limits.vocab)
     hidden = _hidden(ask, len(tokens), max_new, limits)
     check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
     check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
@@ -209,7 +214,7 @@ def _length(ask: Ask, prompt: int, context: int) -> tuple[int, bool]:
     return asked, False
 
 
-def _logprobs(ask: Ask, prompt: int, max_new: int, vocab: int) -> LogprobsWanted | None:
+def _logprobs(ask: Ask, prompt: int, vocab: int) -> LogprobsWanted | None:
     if not ask.return_logprob:
         return None
     if ask.logprob_start > prompt or ask.logprob_start < -1:
@@ -219,12 +224,6 @@ def _logprobs(ask: Ask, prompt: int, max_new: int, vocab: int) -> LogprobsWanted
         )
     if not 0 <= ask.top_logprobs <= MAX_TOP_LOGPROBS:
         raise BadRequest(f"top_logprobs_num must be between 0 and {MAX_TOP_LOGPROBS}", param="top_logprobs_num")
-    positions = max_new + (prompt - ask.logprob_start if ask.logprob_start >= 0 else 0)
-    if ask.top_logprobs * positions > MAX_TOP_ENTRIES:
-        raise BadRequest(
-            f"top_logprobs_num of {ask.top_logprobs} at {positions} positions is more than {MAX_TOP_ENTRIES} entries",
-            param="top_logprobs_num",
-        )
     if len(ask.token_ids_logprob) > MAX_IDS:
         raise BadRequest(f"at most {MAX_IDS} token_ids_logprob", param="token_ids_logprob")
     check_ids(ask.token_ids_logprob, vocab, "token_ids_logprob")
@@ -257,6 +256,22 @@ def _check_vectors(ask: Ask) -> None:
             f"input_embeds of {ask.params.n * len(ask.vectors)} bytes, over all choices, are more than {MAX_BYTES}",
             param="input_embeds",
         )
+
+
+def _listable(ask: Ask, wants: LogprobsWanted, prompt: int, max_new: int, may_shorten: bool) -> int:
+    """How many tokens may be generated if what is listed beside each has to stay within `MAX_LISTED`."""
+    beside = (wants.top + len(wants.ids)) * ask.params.n
+    scored = prompt - wants.start if wants.start >= 0 else 0
+    room = MAX_LISTED // beside - scored if beside else max_new
+    if room >= max_new:
+        return max_new
+    if may_shorten and room > 0:
+        return room
+    raise BadRequest(
+        f"{wants.top} best tokens and {len(wants.ids)} others at {scored + max_new} positions, {ask.params.n} times,"
+        f" are over {MAX_LISTED}",
+        param="top_logprobs_num" if wants.top else "token_ids_logprob",
+    )
 
 
 def _stride(ask: Ask, limits: Limits) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ramify.config.generation import read_sampling_defaults
 from ramify.config.machine import read_machine
 from ramify.config.model import read_config
 from ramify.config.resolve import Resolved, resolve
@@ -13,24 +14,28 @@ from ramify.core.errors import StartupError
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
 from ramify.ops.cpu.library import instruction_set
-from ramify.text.tokenizer import Tokenizer, load_tokenizer
+from ramify.text.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
 from ramify.text.tools.choose import choose_formats
 
 
 def prepare(settings: Settings) -> Resolved:
-    """Find the model, look at its files, decide. Imports no torch, and takes well under a second for a local model."""
+    """Find the model, look at all its files, decide. Imports no torch. What is wrong with a folder is found here,
+    before any process is started; only a tokenizer that transformers has to convert is not tried.
+    """
     dummy = settings.model.load_format in ("dummy", "none")
     folder = locate(settings.model.model_path, settings.model.revision, weights=not dummy)
     model = read_config(folder)
     family_of(model)
     if not dummy:
         checked_tensors(folder, model)
-    tokenizer = settings.model.tokenizer_path
-    if tokenizer is not None:
-        locate(tokenizer, weights=False)
+    read_sampling_defaults(folder)
     if settings.model.chat_template is not None:
         _must_exist(settings.model.chat_template, "--chat-template")
     choose_formats(settings.server.tool_call_parser, settings.server.reasoning_parser, None)
+    asked = settings.model.tokenizer_path
+    words = folder if asked is None else locate(asked, weights=False)
+    if not settings.model.skip_tokenizer_init:
+        check_tokenizer(words, settings.model.chat_template)
     return resolve(settings, model, folder, replace(read_machine(), kernels=instruction_set()))
 
 

@@ -222,7 +222,7 @@ class Client:
             if news.finish is not None:
                 self._open.pop(reply.rid, None)
                 if reply.finish is None or generation.submit.params.has_text_stops:
-                    self._end.send(Abort(reply.rid, keep=len(generation.ids)))
+                    self._end.send(Abort(reply.rid, keep=len(generation.ids), finish=news.finish))
             self._deliver(generation.deliver, news)
         self._flush()
 

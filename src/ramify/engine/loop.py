@@ -184,7 +184,7 @@ class Loop:
         if isinstance(message, Submit):
             self._submit(message)
         elif isinstance(message, Abort):
-            reply = self.scheduler.abort(message.rid, keep=message.keep)
+            reply = self.scheduler.abort(message.rid, keep=message.keep, finish=message.finish)
             if message.keep is not None:
                 self._control.last_word(message.rid, message.keep)
             elif reply is not None:

@@ -6,6 +6,7 @@ Numbers are plain; the exposition is made when somebody asks. Names and meanings
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from bisect import bisect_left
@@ -29,6 +30,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 TTFT = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400)
 ITL = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 4, 8)
 E2E = (0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400, 600, 1200, 1800, 2400)
+RATES = 5.0  # seconds over which rates are measured where no line is logged
 TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
@@ -68,7 +70,8 @@ class EngineMeter:
     def __init__(self, resolved: Resolved, clock: Callable[[], float] = time.monotonic) -> None:
         self._resolved = resolved
         self._clock = clock
-        self._interval = resolved.settings.log.log_interval
+        self._logs = resolved.settings.log.log_interval > 0
+        self._interval = resolved.settings.log.log_interval or RATES
         self._scheduler: Scheduler | None = None
         self.started = clock()
         self.rates = Rates()
@@ -118,13 +121,13 @@ class EngineMeter:
         else:
             self._restart_line(now)
         self._last_step = now
-        if self._interval and now - self._line_at >= self._interval:
+        if now - self._line_at >= self._interval:
             self._line(now)
 
     def idle(self) -> None:
         """Silence from here on, after a last word about what was not told yet."""
         now = self._clock()
-        if self._last_step is not None and self._interval and now - self._line_at >= self._interval / 2:
+        if self._last_step is not None and now - self._line_at >= self._interval / 2:
             self._line(now)
         self._last_step = None
         self.rates = Rates(hit_rate=self.rates.hit_rate)
@@ -142,6 +145,12 @@ class EngineMeter:
             generated=(counts.generated_tokens - last.generated_tokens) / seconds,
             hit_rate=cached / prompt if prompt else self.rates.hit_rate,
         )
+        if self._logs:
+            self._log()
+        self._line_at = now
+        self._line_counts = dataclasses.replace(counts)
+
+    def _log(self) -> None:
         log.info(
             "running %d, queued %d, prompt %.1f tok/s, output %.1f tok/s, cache hit %.0f %%, KV used %.0f %%",
             len(self.scheduler.running),
@@ -150,15 +159,6 @@ class EngineMeter:
             self.rates.generated,
             100 * self.rates.hit_rate,
             100 * self.usage,
-        )
-        self._line_at = now
-        self._line_counts = Counts(
-            counts.prompt_tokens,
-            counts.cached_tokens,
-            counts.computed_tokens,
-            counts.generated_tokens,
-            counts.preemptions,
-            counts.steps,
         )
 
     @property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ramify.config.model import ModelConfig
-from ramify.core.errors import StartupError
+from ramify.config.model import ACTIVATIONS, ModelConfig
 from ramify.layers.build import Build
 from ramify.layers.linear import Linear
 
@@ -15,8 +14,7 @@ class GatedMLP(nn.Module):
 
     def __init__(self, build: Build, config: ModelConfig) -> None:
         super().__init__()
-        if config.activation not in ("silu", "swish"):
-            raise StartupError(f"the activation {config.activation!r} is not supported in this family")
+        assert config.activation in ACTIVATIONS
         self._kernels = build.kernels
         self.gate_up = Linear(build, config.hidden, {"gate": config.mlp, "up": config.mlp}, bias=config.mlp_bias)
         self.down = Linear(build, config.mlp, config.hidden, bias=config.mlp_bias)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ramify.config.model import Rope
-from ramify.core.errors import StartupError
 from ramify.layers.build import Build
 
 
@@ -37,20 +35,15 @@ def _scaled(frequencies: Tensor, rope: Rope) -> Tensor:
     if rope.kind == "default":
         return frequencies
     if rope.kind == "linear":
-        return frequencies / float(rope.scaling["factor"])
-    if rope.kind == "llama3":
-        return _llama3(frequencies, rope.scaling)
-    raise StartupError(
-        f"rope scaling of the type {rope.kind!r} is not supported yet",
-        "Supported are default, linear and llama3. Where the model works unscaled up to its original context, "
-        """take "rope_scaling" out of config.json and set --context-length to that.""",
-    )
+        return frequencies / rope.scaling["factor"]
+    assert rope.kind == "llama3", "the types are those of `config.model.ROPE_NUMBERS`"
+    return _llama3(frequencies, rope.scaling)
 
 
-def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+def _llama3(frequencies: Tensor, scaling: dict[str, float]) -> Tensor:
     """Llama 3.1: long waves are slowed by `factor`, short ones kept, and those between blended."""
-    factor, context = float(scaling["factor"]), float(scaling["original_max_position_embeddings"])
-    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    factor, context = scaling["factor"], scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     waves = 2 * math.pi / frequencies
     blend = ((context / waves - low) / (high - low)).clamp(0, 1)
     return (1 - blend) * frequencies / factor + blend * frequencies

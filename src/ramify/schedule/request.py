@@ -67,6 +67,7 @@ class Request:
         "salt",
         "scored",
         "seed",
+        "settled",
         "slot",
         "started_at",
         "status",
@@ -126,6 +127,7 @@ class Request:
         self.told = 0  # tokens that its slot knows, or will when the steps in flight are done
         self.jumped = 0  # tokens that were never sampled, because nothing else was allowed
         self.expected = 0  # tokens on their way that are known already, because nothing else was allowed
+        self.settled = not submit.params.has_text_stops  # its text cannot take back any of its output
         self.match: Match | None = None
         self.match_version = -1
 
@@ -165,6 +167,11 @@ class Request:
     def is_catching_up(self) -> bool:
         """True while tokens known at its opening are not all committed."""
         return self.computed < self.catch_up
+
+    @property
+    def shareable(self) -> int:
+        """How many of its first tokens others may find: those computed, without output that its text may yet undo."""
+        return self.computed if self.settled else min(self.computed, self.prompt_len)
 
     @property
     def match_limit(self) -> int:

@@ -228,6 +228,7 @@ class Scheduler:
             return None
         if keep is not None:
             self._cut(request, request.prompt_len + keep)
+            request.settled = True
         self._end(request, finish or Finish.abort())
         return request.take_reply()
 
@@ -240,6 +241,7 @@ class Scheduler:
     def _settle_text(self, request: Request, keep: int | None) -> None:
         """How much output a lingering request really had; without a word on it, none of it is shared."""
         self._cut(request, request.prompt_len + (keep or 0))
+        request.settled = True
         self._close(request)
 
     def _expire_lingering(self, everybody: bool = False) -> None:
@@ -423,9 +425,9 @@ class Scheduler:
         self._close(request)
 
     def _close(self, request: Request) -> None:
-        """Give up the pages; the cache takes what is committed."""
+        """Give up the pages; the cache takes what is committed and will not be undone."""
         lease, request.lease = request.held, None
-        self.ledger.close(lease, request.key(request.computed), request.computed, request.last_step)
+        self.ledger.close(lease, request.key(request.shareable), request.shareable, request.last_step)
 
     def _vacate(self, request: Request) -> None:
         """Give up the slot."""
@@ -601,7 +603,7 @@ class Scheduler:
         if told is not None:
             request.add_hidden(told)
         if was_catching_up:
-            known = min(request.computed, request.catch_up)
+            known = min(request.shareable, request.catch_up)
             self.ledger.publish(request.held, request.key(known), known)
         request.told -= rejected
         taken = self._take(request, tokens)
@@ -660,7 +662,7 @@ class Scheduler:
 
     def _end(self, request: Request, finish: Finish) -> None:
         request.computed = min(request.computed, len(request.tokens))
-        if request.status is Status.RUNNING and request.params.has_text_stops and finish.type != "abort":
+        if request.status is Status.RUNNING and not request.settled and finish.type != "abort":
             self._vacate(request)
             self._lingering[request.id] = request
         elif request.status is Status.RUNNING:

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
-from ramify.config.model import read_json
+from ramify.config.generation import read_sampling_defaults
 from ramify.config.resolve import Resolved
 from ramify.core.errors import BadRequest, EngineDead, NotFound, Overloaded
 from ramify.engine.client import Client
@@ -81,18 +80,3 @@ def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) 
     defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
     speech = speech_of(resolved, tokenizer)
     return State(resolved, client, tokenizer, template, speech, defaults, resolved.preferred, threads)
-
-
-def read_sampling_defaults(folder: Path) -> dict[str, Any]:
-    """What the model's own `generation_config.json` says of sampling; used where an OpenAI request says nothing."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
-    found = read_json(path, "a generation config")
-    known = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    defaults = {name: found[name] for name in known if isinstance(found.get(name), int | float)}
-    if found.get("do_sample") is False:
-        defaults.pop("temperature", None)
-    if defaults.get("top_k") == 0:
-        defaults["top_k"] = -1
-    return defaults

@@ -1,8 +1,13 @@
 """Stop strings and stop regexes over text that grows.
 
 Strings run through an Aho-Corasick automaton (1975): one transition per character finds the match that completes
-first, and the automaton's depth is the number of characters that may still become a match and are held back. Regexes
-run in RE2, which is linear in the text whatever the pattern.
+first, and the automaton's depth is the number of characters that may still become a match and are held back.
+
+Regexes run in RE2, which is linear in the text whatever the pattern. After every piece of text the answer is that of a
+search of all the text so far, whose end counts as an end (`$`, `\\b`). A match that is new ends where the new text
+begins or later, so a pattern of bounded width is searched from that width before it on, with one character more for
+`^` and `\\b` to look at: the whole generation costs (length + pieces x width). A pattern without a bound is searched
+from the beginning each time.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from typing import Any
 from ramify.core.errors import BadRequest
 
 UNBOUNDED = 4096  # a pattern that can match more characters than this is searched over the whole text
+FOREIGN = re.compile(r"\[:|\{,")  # RE2 reads these otherwise than the parser that tells how wide a match can be
+LOOKS = re.compile(r"\\[bB]")  # may look one character past the match
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,10 @@ class Stops:
     def __init__(self, strings: Sequence[str], patterns: Sequence[str]) -> None:
         self._automaton = Automaton(strings)
         self._state = 0
-        self._patterns = compile_patterns(patterns)
         widths = [_widest(pattern) for pattern in patterns]
-        self._window = max(widths, default=0)
-        self._held = max((width - 1 for width in widths if width < UNBOUNDED), default=0)
+        self._patterns = list(zip(compile_patterns(patterns), widths, strict=True))
+        reach = [w - 1 + bool(LOOKS.search(p)) for p, w in zip(patterns, widths, strict=True) if w < UNBOUNDED]
+        self._held = max(reach, default=0)
         self.text = ""
         self.safe = 0
 
@@ -92,8 +99,8 @@ class Stops:
         before = len(self.text)
         self.text += new
         hit = self._feed_strings(new, before)
-        for pattern in self._patterns:
-            found = self._search(pattern, before)
+        for pattern, width in self._patterns:
+            found = self._search(pattern, 0 if width >= UNBOUNDED else max(before - width, 0))
             if found is not None and (hit is None or found.start < hit.start):
                 hit = found
         self.safe = max(len(self.text) - max(self._automaton.depth[self._state], self._held), self.safe)
@@ -107,12 +114,11 @@ class Stops:
                 return Hit(word, before + offset - len(word), before + offset)
         return None
 
-    def _search(self, pattern: Any, before: int) -> Hit | None:
-        start = 0 if self._window >= UNBOUNDED else max(before - self._window, 0)
-        found = pattern.search(self.text[start:])
-        if found is None or found.end() == found.start():
-            return None
-        return Hit(found.group(), start + found.start(), start + found.end())
+    def _search(self, pattern: Any, first: int) -> Hit | None:
+        """The first match that begins at `first` or later."""
+        seen = max(first - 1, 0)
+        found = pattern.search(self.text[seen:], first - seen)
+        return None if found is None else Hit(found.group(), seen + found.start(), seen + found.end())
 
 
 def compile_patterns(patterns: Sequence[str]) -> list[Any]:
@@ -138,6 +144,8 @@ def compile_patterns(patterns: Sequence[str]) -> list[Any]:
 
 def _widest(pattern: str) -> int:
     """Most characters a pattern can match, at most `UNBOUNDED`; also that where Python cannot tell."""
+    if FOREIGN.search(pattern):
+        return UNBOUNDED
     try:
         return min(int(re._parser.parse(pattern).getwidth()[1]), UNBOUNDED)  # type: ignore[attr-defined]
     except (re.error, OverflowError, RecursionError):

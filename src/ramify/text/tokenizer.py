@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,10 @@ from ramify.text.detokenize import (
     is_byte_level,
     piece_bytes,
 )
+from ramify.text.template import ChatTemplate
 
+FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+MAX_TEMPLATE_BYTES = 4 << 20
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -34,7 +36,7 @@ class Tokenizer:
     def __init__(self, backend: Backend, config: dict[str, Any], chat_template: str | None) -> None:
         self.backend = backend
         self.chat_template = chat_template
-        self.names = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name) is not None}
+        self.names = special_names(config)
         self.size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self.bos = backend.token_to_id(self.names["bos_token"]) if "bos_token" in self.names else None
@@ -103,42 +105,75 @@ class Tokenizer:
 
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
     """From `tokenizer.json`, or through transformers where there is none. `chat_template`: a file to use instead."""
-    config_file = folder / "tokenizer_config.json"
-    config = read_json(config_file, "a tokenizer config") if config_file.is_file() else {}
-    template = _read_template(Path(chat_template)) if chat_template else find_template(folder, config)
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        from ramify.text.fallback import load_backend
+    config, template = _read_config(folder, chat_template)
+    if (folder / FILE).is_file():
+        return Tokenizer(_read_backend(folder / FILE), config, template)
+    from ramify.text.fallback import load_backend
 
-        return Tokenizer(load_backend(folder), config, template)
+    return Tokenizer(load_backend(folder), config, template)
+
+
+def check_tokenizer(folder: Path, chat_template: str | None = None) -> None:
+    """Raises `StartupError` for what would fail later; a tokenizer that has to be converted is not tried, since that
+    imports torch.
+    """
+    config, template = _read_config(folder, chat_template)
+    if (folder / FILE).is_file():
+        Tokenizer(_read_backend(folder / FILE), config, template)
+    if template is not None:
+        ChatTemplate(template, special_names(config))
+
+
+def _read_config(folder: Path, chat_template: str | None) -> tuple[dict[str, Any], str | None]:
+    """What the folder says of special tokens, and the chat template."""
+    file = folder / CONFIG
+    config = read_json(file, "a tokenizer config") if file.is_file() else {}
+    return config, _read_template(Path(chat_template)) if chat_template else find_template(folder, config)
+
+
+def _read_backend(file: Path) -> Backend:
     try:
         backend = Backend.from_file(str(file))
     except Exception as e:  # noqa: BLE001  (the library raises bare Exception)
         raise StartupError(f"{file} cannot be read: {e}", "Copy or download it again.") from None
     backend.no_truncation()
     backend.no_padding()
-    return Tokenizer(backend, config, template)
+    return backend
 
 
 def find_template(folder: Path, config: dict[str, Any]) -> str | None:
     """The chat template: a file of its own, or in the config, where several may have names."""
-    for name in ("chat_template.jinja", "chat_template.json"):
-        if (folder / name).is_file():
-            text = _read_template(folder / name)
-            return json.loads(text)["chat_template"] if name.endswith(".json") else text
+    if (folder / "chat_template.jinja").is_file():
+        return _read_template(folder / "chat_template.jinja")
+    if (folder / "chat_template.json").is_file():
+        found = read_json(folder / "chat_template.json", "a chat template")
+        return _text_of(found.get("chat_template"), "chat_template.json: chat_template")
     template = config.get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
+        named = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default") or next(iter(named.values()), None)
-    return template if isinstance(template, str) else None
+    return None if template is None else _text_of(template, f"{CONFIG}: chat_template")
 
 
 def _read_template(path: Path) -> str:
+    if path.stat().st_size > MAX_TEMPLATE_BYTES:
+        raise StartupError(f"the chat template {path} is over {MAX_TEMPLATE_BYTES >> 20} MiB")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise StartupError(f"the chat template {path} cannot be read: {e}") from None
 
 
-def _content(token: Any) -> str:
-    return token["content"] if isinstance(token, dict) else str(token)
+def special_names(config: dict[str, Any]) -> dict[str, str]:
+    """Special tokens by role, from a tokenizer's config."""
+    return {name: _content(config[name], name) for name in SPECIAL_NAMES if config.get(name) is not None}
+
+
+def _content(token: Any, name: str) -> str:
+    return _text_of(token.get("content") if isinstance(token, dict) else token, f"{CONFIG}: {name}")
+
+
+def _text_of(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise StartupError(f"{where} should be a text and is {value!r:.100}", "Copy or download it again.")
+    return value

@@ -53,10 +53,13 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """End a request at once. With `keep`, a text stop: tokens past the first `keep` outputs never existed."""
+    """End a request at once. With `keep`, tokens past the first `keep` outputs never existed. `finish` is how its text
+    ended it; without one it was given up.
+    """
 
     rid: str
     keep: int | None = None
+    finish: Finish | None = None
 
 
 class Control(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -43,6 +43,7 @@ class Forwarded:
     logits_SV: Tensor | None  # of every position that samples, row by row
     prompt: dict[int, TokenLogprobs]
     hidden: dict[int, Hidden] = field(default_factory=dict)
+    silent: dict[int, Tensor] = field(default_factory=dict)  # last hidden state of rows that do not sample
 
 
 class Runner:
@@ -67,8 +68,9 @@ class Runner:
                 self._write_known(row)
         batch = make_batch(plan.rows, self.slots, self.pool, self.attention)
         hidden_TD = self.model(batch)
+        silent = {i: hidden_TD[batch.starts[i] + row.count - 1] for i, row in enumerate(plan.rows) if not row.sample}
         logits_SV, prompts = self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD)
-        return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD))
+        return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD), silent)
 
     def _apply(self, plan: Plan) -> None:
         """Slots and pages, before anything of this step is written."""
@@ -152,7 +154,7 @@ class Runner:
         hidden = {index: _as_bytes(*states) for index, states in forwarded.hidden.items()}
         tokens: list[list[int]] = [[] for _ in plan.rows]
         logprobs = {index: RowLogprobs(prompt=found) for index, found in forwarded.prompt.items()}
-        faults: dict[int, str] = {}
+        faults = self._broken_chunks(forwarded.silent, plan, batch)
         if forwarded.logits_SV is not None:
             self._sample(plan, batch, forwarded.logits_SV, masks, tokens, logprobs, faults)
         ends = [
@@ -161,6 +163,18 @@ class Runner:
         ]
         self.slots.lengths[[row.slot for row in plan.rows]] = torch.tensor(ends)
         return StepResult(plan.step, tokens, logprobs, tickets, faults, hidden)
+
+    def _broken_chunks(self, silent: dict[int, Tensor], plan: Plan, batch: Batch) -> dict[int, str]:
+        """Pieces of prompts that went wrong. A piece that is right is published at once, so each has to be looked at.
+
+        Its last position is enough: that attends to all before it, and one NaN in K or V of any of them reaches it.
+        """
+        faults = {}
+        for index, hidden_D in silent.items():
+            if not bool(hidden_D.isfinite().all()):
+                faults[index] = NOT_FINITE
+                self._break(plan.rows[index], batch.lengths[index])
+        return faults
 
     def _sample(
         self,
@@ -184,6 +198,8 @@ class Runner:
                 if special is not None:
                     adjust(logits_SV[at], special, self.slots.outputs(row.slot, position))
         if masks is not None:
+            # A mask is for one position. Guesses of a guided row would each need their own.
+            assert not any(plan.rows[index].drafts for index in masks.rows), "a masked row has drafts"
             place = {index: at for at, (index, _, _) in enumerate(rows)}
             forbid(logits_SV, [place[row] for row in masks.rows], masks.words)
         slots_S = torch.tensor([row.slot for _, row, _ in rows])
