@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install dev serve check test test-all format clean
+.PHONY: install dev serve check test test-all test-clients format clean
 
 install: .venv/installed
 dev: .venv/installed-dev
@@ -35,6 +35,18 @@ test: dev
 
 test-all: dev
 	$(BIN)/pytest tests
+
+# LangChain, LiteLLM, instructor and lm-evaluation-harness against a server of this tree. They live apart from it.
+CLIENTS := build/clients
+
+$(CLIENTS)/installed: pyproject.toml
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(CLIENTS)/bin/pip install --quiet --group clients
+	@touch $@
+
+test-clients: install $(CLIENTS)/installed
+	RAMIFY_TEST_PYTHON=$(CURDIR)/$(BIN)/python $(CLIENTS)/bin/python -m pytest tests/clients
 
 format: dev
 	$(BIN)/ruff check --fix src tests scripts benchmarks

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Literal
 
 import openai
 import pytest
 from pydantic import BaseModel, Field
 from server import Server
+
+from assets import ROOT
 
 pytest.importorskip("langchain_openai")
 
@@ -153,6 +156,13 @@ def test_the_result_of_a_tool(recital: Server) -> None:
     assert isinstance(result, ToolMessage)
     result.content = f'{{"sum": {result.content}}}'
     assert model.invoke([HumanMessage("[call]"), asked, result]).content == "The sum is three."
+
+
+def test_what_the_readme_says(concierge: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "langchain" in block]
+    exec(compile(code.replace("http://127.0.0.1:30000", concierge.url), "README.md", "exec"), {})
+    assert len(capsys.readouterr().out) > 10
 
 
 def test_text(concierge: Server) -> None:

@@ -50,7 +50,7 @@ def test_curl(demo: Server) -> None:
 
 
 def test_openai_client(demo: Server) -> None:
-    (code,) = [block for block in blocks("python") if "OpenAI" in block]
+    (code,) = [block for block in blocks("python") if "from openai import" in block]
     assert len(printed_by(at(demo, code)).split()) > 30
 
 
