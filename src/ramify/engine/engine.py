@@ -342,7 +342,8 @@ class Engine:
 
 def limits_of(resolved: Resolved) -> Limits:
     interval = resolved.settings.server.stream_interval
-    return Limits(resolved.context, resolved.model.vocab, interval, resolved.rows + resolved.queue)
+    computes = resolved.settings.model.load_format != "none"
+    return Limits(resolved.context, resolved.model.vocab, interval, resolved.rows + resolved.queue, computes)
 
 
 def info_of(resolved: Resolved) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 import ramify
 from ramify.core.errors import BadRequest
+from ramify.core import params
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, SessionParams, check_rid, new_rid
 from ramify.engine.constraints import of_sampling
@@ -75,6 +76,7 @@ NO_EFFECT = {
     "background": "use priority",
     "kv_hints": "the cache decides by use",
     "modalities": "the model reads text",
+    **{f"sampling_params.{name}": why for name, why in params.NO_EFFECT.items()},
 }
 REFUSED = {
     "input_embeds": "embeddings as input",
