@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from assets import shared
+from ramify.core.params import SamplingParams
 from ramify.server.routes import ROUTES
 
 SGLANG = {
@@ -68,3 +69,21 @@ def test_openai() -> None:
     for path, name in OPENAI.items():
         assert len(properties(name)) > 15
         assert properties(name) - known(path) == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/generate", "sampling_params.spaces_between_special_tokens"),
+        ("/v1/chat/completions", "stream_options.include_obfuscation"),
+        ("/v1/completions", "stream_options.include_obfuscation"),
+    ],
+)
+def test_what_has_no_effect_inside_a_field_is_named_too(path: str, name: str) -> None:
+    (route,) = [route for route in ROUTES if route.path == path]
+    assert route.takes is not None
+    assert (name, "no effect") in {row[:2] for row in route.takes.table()}
+
+
+def test_sampling_params_without_effect_are_taken() -> None:
+    assert SamplingParams.parse({"spaces_between_special_tokens": False, "n": 2}) == SamplingParams(n=2)

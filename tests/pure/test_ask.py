@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from ramify.core.convert import convert
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import MAX_LISTED, MAX_PROMPTED, Ask, Limits, submits
+from ramify.engine.ask import MAX_LISTED, MAX_PROMPTED, Ask, Limits, SessionParams, submits
 from ramify.wire.messages import Submit
 
 LIMITS = Limits(context=131_072, vocab=1000)
@@ -65,3 +66,10 @@ def test_many_choices_of_a_long_prompt() -> None:
     with pytest.raises(BadRequest) as refused:
         made(prompt=MAX_PROMPTED // 128 + 1, n=128, max_new=1)
     assert refused.value.param == "n"
+
+
+def test_the_id_of_a_turn_is_an_id() -> None:
+    assert convert({"id": "s", "rid": "r" * 256}, SessionParams, "session_params").rid == "r" * 256
+    for rid in ("r" * 257, ""):
+        with pytest.raises(BadRequest, match=r"session_params\.rid"):
+            convert({"id": "s", "rid": rid}, SessionParams, "session_params")

@@ -14,7 +14,7 @@ from ramify.engine import control as module
 from ramify.engine.control import logging_of
 from ramify.engine.loop import NoController
 from ramify.engine.profile import MAX_STEPS, NoProfiler, TraceFolder
-from ramify.wire.messages import FreezeGC, Logging
+from ramify.wire.messages import Control, FreezeGC, Logging
 
 
 @pytest.fixture
@@ -61,6 +61,20 @@ def test_slowness_is_per_step(world: Controlled, monkeypatch: pytest.MonkeyPatch
     world.send(submit("s", [1, 2], 3))
     world.drain()
     assert slept == []
+
+
+def test_looking_whether_it_is_alive_does_not_count_pages(world: Controlled, monkeypatch: pytest.MonkeyPatch) -> None:
+    proved: list[bool] = []
+    prove = world.ledger.check
+    monkeypatch.setattr(world.ledger, "check", lambda: [proved.append(True), prove()][1])
+    world.prove = False
+    world.send(submit("r", [1, 2], 3))
+    world.drain()
+    for ticket in range(6):
+        world.client.send(Control(100 + ticket, 0, ("ping", "metrics")[ticket % 2]))
+        world.loop._stuck = True
+        world.loop.take_messages()
+    assert len(proved) == 2  # one by `drain`, one by the loop at idle
 
 
 def test_an_order_that_nobody_knows(world: Controlled) -> None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -62,6 +63,60 @@ def test_a_forbidden_token_has_no_log_probability(here: Server) -> None:
     body = {"text": "a", "return_logprob": True, "token_ids_logprob": [4089], "sampling_params": params}
     status, answer = ask(here, "/generate", body)
     assert status == 200, answer
+
+
+def test_a_forbidden_token_on_openai_routes_is_a_number(here: Server) -> None:
+    """Clients read floats, and OpenAI writes -9999.0 for what is not among the likely tokens."""
+    plain = {"temperature": 1e-5, "max_tokens": 2, "logprobs": 20, "regex": "yes"}
+    found = [
+        v
+        for at in (_ok(here, "/v1/completions", {"prompt": "a", **plain}))["choices"][0]["logprobs"]["top_logprobs"]
+        for v in at.values()
+    ]
+    chat = {**plain, "logprobs": True, "top_logprobs": 20, "messages": [{"role": "user", "content": "a"}]}
+    for at in _ok(here, "/v1/chat/completions", chat)["choices"][0]["logprobs"]["content"]:
+        found += [at["logprob"], *(top["logprob"] for top in at["top_logprobs"])]
+    assert all(isinstance(value, float) for value in found)
+    assert -9999.0 in found
+
+
+def _ok(server: Server, path: str, body: dict[str, Any]) -> Any:
+    status, answer = ask(server, path, body)
+    assert status == 200, answer
+    return answer
+
+
+def test_what_computes_nothing_scores_nothing() -> None:
+    with running("--load-format", "none") as server:
+        assert _ok(server, "/generate", {"text": "a", "sampling_params": {"max_new_tokens": 2}})
+        for path, body in (
+            ("/v1/score", {"query": "a", "items": ["b"], "label_token_ids": [5]}),
+            ("/generate", {"text": "a", "return_logprob": True}),
+            ("/v1/completions", {"prompt": "a", "logprobs": 1}),
+        ):
+            status, answer = ask(server, path, body)
+            assert status == 400, answer
+            assert "--load-format none" in str(answer)
+
+
+def test_more_connections_than_allowed_are_turned_away(here: Server) -> None:
+    with running("--max-connections", "3") as server:
+        address = urlparse(server.url)
+        where = (address.hostname, address.port)
+        open_now = [socket.create_connection(where, timeout=20) for _ in range(3)]
+        for link in open_now:
+            link.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert link.recv(4096).startswith(b"HTTP/1.1 200")
+        with socket.create_connection(where, timeout=20) as late:
+            refused = b"".join(iter(lambda: late.recv(4096), b""))
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert json.loads(refused.partition(b"\r\n\r\n")[2])["error"]["code"] == "overloaded"
+        open_now.pop().close()
+        deadline = time.monotonic() + 20
+        while ask(server, "/health", None, "GET")[0] != 200:
+            assert time.monotonic() < deadline
+        for link in open_now:
+            link.close()
 
 
 @pytest.mark.parametrize("name", ["self", "messages", "tools", "add_generation_prompt"])

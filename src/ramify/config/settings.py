@@ -137,6 +137,9 @@ class ServerSettings:
     api_workers: int = setting(
         1, "Processes that speak HTTP and tokenize.", also=("tokenizer-worker-num",), within=Range(1, 256)
     )
+    max_connections: int = setting(
+        8192, "Open connections of an API worker; more get 503 and are closed.", within=Range(1, MANY)
+    )
     drain_timeout: float = setting(
         30.0, "Seconds that requests may go on after SIGTERM or Ctrl-C.", within=Range(0, DAY)
     )

@@ -33,6 +33,11 @@ NOT_YET: dict[str, str] = {
     "watermark": "watermarks",
 }
 
+# Known keys of SGLang that change nothing here, and why.
+NO_EFFECT: dict[str, str] = {
+    "spaces_between_special_tokens": "the decoder of the tokenizer says where spaces are",
+}
+
 Bounded = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Stop = str | list[str] | None
 
@@ -61,14 +66,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = True
     no_stop_trim: bool = False
     stream_interval: Annotated[int, Meta(ge=1, le=MOST)] | None = None
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any] | None, *, where: str = "sampling_params") -> SamplingParams:
         """Build from untrusted keys and values; raises `BadRequest` that names the field."""
-        raw = {k: v for k, v in (raw or {}).items() if v is not None}
+        raw = {k: v for k, v in (raw or {}).items() if v is not None and k not in NO_EFFECT}
         for key, feature in NOT_YET.items():
             if key in raw:
                 raise BadRequest(f"{key} needs {feature}, which this version of ramify does not have", param=key)

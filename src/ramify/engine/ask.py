@@ -42,7 +42,7 @@ class SessionParams(msgspec.Struct, kw_only=True):
     """
 
     id: SessionName
-    rid: str | None = None
+    rid: SessionName | None = None
     offset: Annotated[int, Meta(ge=-BILLION, le=BILLION)] | None = None
     replace: bool = False
     drop_previous_output: bool = False
@@ -64,6 +64,7 @@ class Limits:
     most: int = 1 << 30
     hidden: int = 0
     tells_hidden: bool = False
+    scores: bool = True  # there is a model, whose log probabilities can be asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,10 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     tokens = check_tokens(ask.tokens, limits.vocab)
     if len(tokens) * ask.params.n > MAX_PROMPTED:
         raise BadRequest(f"{ask.params.n} choices of {len(tokens)} prompt tokens are over {MAX_PROMPTED}", param="n")
+    if ask.return_logprob and not limits.scores:
+        raise BadRequest(
+            "there are no log probabilities with --load-format none: nothing is computed", param="logprobs"
+        )
     wants = _logprobs(ask, len(tokens), limits.vocab)
     if wants is not None:
         max_new = _listable(ask, wants, len(tokens), max_new, may_shorten)

@@ -354,6 +354,7 @@ def limits_of(resolved: Resolved) -> Limits:
         resolved.rows + resolved.queue,
         model.hidden,
         server.enable_return_hidden_states,
+        resolved.settings.model.load_format != "none",
     )
 
 

@@ -127,7 +127,7 @@ class Loop:
         self._control = control or NoController()
         self._meter = meter or NoMeter()
         self._stuck = True  # the last step planned nothing and learned nothing
-        self._checked = True  # the books were proved since the engine was last busy
+        self._checked = True  # the books were proved since the last request came or went
 
     def run(self) -> None:
         while not self.stopping:
@@ -180,10 +180,12 @@ class Loop:
             self.handle(message)
 
     def handle(self, message: ToEngine) -> None:
-        self._checked = self._stuck = False
+        self._stuck = False
         if isinstance(message, Submit):
+            self._checked = False
             self._submit(message)
         elif isinstance(message, Abort):
+            self._checked = False
             reply = self.scheduler.abort(message.rid, keep=message.keep, finish=message.finish)
             if message.keep is not None:
                 self._control.last_word(message.rid, message.keep)

@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ramify.core import params
 from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import Ask, SessionParams, first_scored, hidden_of
@@ -79,6 +80,7 @@ NO_EFFECT = {
     "background": "use priority",
     "kv_hints": "the cache decides by use",
     "modalities": "the model reads text",
+    **{f"sampling_params.{name}": why for name, why in params.NO_EFFECT.items()},
 }
 REFUSED = {
     "image_data": "images",

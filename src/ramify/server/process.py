@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -32,6 +34,13 @@ AFTER_DRAIN = 2  # seconds for clients to take the last word of what was cut off
 HEAD_SECONDS = 20.0
 MAX_HEAD = 64 << 10  # bytes of request line and headers
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+TOO_MANY_BODY = (
+    b'{"error":{"message":"too many connections are open","type":"server_error","param":null,"code":"overloaded"}}'
+)
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n%s" % (len(TOO_MANY_BODY), TOO_MANY_BODY)
+)
 
 
 def main(folder: Path, origin: int) -> int:
@@ -65,7 +74,7 @@ async def serve(given: Handover, state: State, origin: int) -> None:
     settings = given.resolved.settings.server
     config = uvicorn.Config(
         make_app(state),
-        http=LimitedProtocol,
+        http=functools.partial(LimitedProtocol, most=settings.max_connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         access_log=False,
@@ -115,15 +124,23 @@ class _Server(uvicorn.Server):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a limit on what comes before the body."""
+    """uvicorn's protocol with a limit on what comes before the body, and on `most` connections."""
 
     _head = 0  # bytes received since a head began and has not ended
     _ends = 0  # ends of heads and of messages seen
     _in_body = False
     _opening: asyncio.TimerHandle | None = None  # runs while a head is awaited or has begun
 
+    def __init__(self, *args: Any, most: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._most = most
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self._most:
+            transport.write(TOO_MANY)
+            transport.close()
+            return
         self._opening = self.loop.call_later(HEAD_SECONDS, self._too_late)
 
     def _too_late(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -34,12 +35,12 @@ from ramify.wire.result import TokenLogprobs
 MAX_STOP = 16
 MAX_TOP_LOGPROBS = 20
 WHOLE_PROMPT = 0
+IMPOSSIBLE = -9999.0  # OpenAI's number for what has no log probability to speak of; JSON has no infinity
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
     include_usage: bool = False
     continuous_usage_stats: bool = False
-    include_obfuscation: bool = False
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True):
@@ -114,6 +115,7 @@ NO_EFFECT = {
     "custom_labels": "metrics have no labels of requests",
     "session_id": "the prefix cache finds conversations by their tokens",
     "best_of": "every choice asked for is returned",
+    "stream_options.include_obfuscation": "chunks are as long as what they say",
 }
 
 REFUSED = {
@@ -249,7 +251,12 @@ def text_logprobs(
 ) -> TextLogprobs:
     """The `logprobs` of text completions; `tops` are pairs (values, ids) or None."""
     texts = [tokenizer.token_text(token) for token in ids]
-    return TextLogprobs(offsets, list(values), texts, [_top_dict(tokenizer, top) for top in tops])
+    return TextLogprobs(
+        offsets,
+        [None if value is None else in_json(value) for value in values],
+        texts,
+        [_top_dict(tokenizer, top) for top in tops],
+    )
 
 
 def _top_dict(tokenizer: Tokenizer, top: Any) -> dict[str, float] | None:
@@ -258,8 +265,12 @@ def _top_dict(tokenizer: Tokenizer, top: Any) -> dict[str, float] | None:
         return None
     found: dict[str, float] = {}
     for value, token in zip(*top, strict=True):
-        found.setdefault(tokenizer.token_text(token), value)
+        found.setdefault(tokenizer.token_text(token), in_json(value))
     return found
+
+
+def in_json(logprob: float) -> float:
+    return logprob if math.isfinite(logprob) else IMPOSSIBLE
 
 
 def chat_logprobs(
@@ -268,7 +279,7 @@ def chat_logprobs(
     """The `logprobs` of chat completions, for output tokens `first` to `last`."""
 
     def entry(token: int, value: float) -> tuple[str, float, list[int]]:
-        return tokenizer.token_text(token), value, list(tokenizer.token_bytes(token))
+        return tokenizer.token_text(token), in_json(value), list(tokenizer.token_bytes(token))
 
     content = []
     for at in range(first, last):

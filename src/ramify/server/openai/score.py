@@ -17,6 +17,7 @@ from ramify.engine.generation import Generation
 from ramify.server.ask import MAX_PROMPTS, tokenize
 from ramify.server.feed import collect
 from ramify.server.openai.answers import Scores, Usage
+from ramify.server.openai.common import in_json
 from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
@@ -70,7 +71,7 @@ async def score(request: Request, state: State, asked: ScoreRequest) -> Response
         usage=_usage(generations),
     )
     if asked.return_token_logprobs:
-        answer.token_logprobs = logprobs
+        answer.token_logprobs = [[in_json(value) for value in row] for row in logprobs]
     return as_json(answer)
 
 
