@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ramify.ops.attention import AttentionShape, Paged
-from ramify.ops.cpu.compiled import Compiled
+from ramify.ops.attention import AttentionShape, Paged, Rule
+from ramify.ops.cpu.compiled import ACTIVATIONS, Compiled
 from ramify.ops.cpu.library import instruction_set, load
 from ramify.ops.cpu.paged import PagedAttention
-from ramify.ops.reference import basic, rope, sample
+from ramify.ops.cpu.sdpa import SdpaAttention
+from ramify.ops.reference import basic, experts, rope, sample
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.sampling.state import ALL
 
@@ -96,11 +97,12 @@ def test_embed(kernels: Compiled, dtype: torch.dtype) -> None:
 
 @types
 @pytest.mark.parametrize("size", [8, 33, 64, 1000])
-def test_norms(kernels: Compiled, size: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_norms(kernels: Compiled, size: int, offset: float, dtype: torch.dtype) -> None:
     x, residual = randn(21, size, dtype=dtype), randn(21, size, dtype=dtype, seed=1)
     weight = randn(size, dtype=dtype, seed=2)
-    close(kernels.rms_norm(x, weight, 1e-6), basic.rms_norm(x, weight, 1e-6))
-    ours, reference = (f(x, residual, weight, 1e-5) for f in (kernels.add_rms_norm, basic.add_rms_norm))
+    close(kernels.rms_norm(x, weight, 1e-6, offset), basic.rms_norm(x, weight, 1e-6, offset))
+    ours, reference = (f(x, residual, weight, 1e-5, offset) for f in (kernels.add_rms_norm, basic.add_rms_norm))
     close(ours[0], reference[0])
     assert torch.equal(ours[1], reference[1])
     for row in range(21):
@@ -109,24 +111,77 @@ def test_norms(kernels: Compiled, size: int, dtype: torch.dtype) -> None:
 
 @types
 @pytest.mark.parametrize("size", [5, 32, 77])
-def test_silu_mul(kernels: Compiled, size: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(kernels: Compiled, activation: str, size: int, dtype: torch.dtype) -> None:
     x = randn(9, 2 * size, dtype=dtype) * 4
-    close(kernels.silu_mul(x), basic.silu_mul(x))
+    close(kernels.gated(x, activation), basic.gated(x, activation))
     extremes = torch.tensor([[-1e30, -100.0, 0.0, 100.0, 1e30] * 4 + [1.0] * 20], dtype=dtype)
-    assert kernels.silu_mul(extremes).isfinite().all()
-    assert kernels.silu_mul(torch.full((1, 40), float("nan"), dtype=dtype)).isnan().all()
+    broken = torch.full((1, 40), float("nan"), dtype=dtype)
+    assert kernels.gated(extremes, activation).isfinite().all()
+    assert kernels.gated(broken, activation).isnan().all()
+    if activation != "clamped_swiglu":
+        close(kernels.activate(x, activation), basic.activate(x, activation))
+        close(kernels.activate(extremes, activation), basic.activate(extremes, activation))
+        assert kernels.activate(broken, activation).isnan().all()
+        assert torch.equal(kernels.activate(x[3:4], activation)[0], kernels.activate(x, activation)[3])
+
+
+def test_softcap(kernels: Compiled) -> None:
+    x = randn(7, 5003, dtype=torch.float32) * 100
+    close(kernels.softcap(x, 30.0), basic.softcap(x, 30.0))
+    assert torch.equal(kernels.softcap(x[2:5], 30.0), kernels.softcap(x, 30.0)[2:5])
+
+
+@types
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), [(48, 32), (37, 19), (130, 64)])
+def test_grouped_linear_is_linear_of_each_group(
+    kernels: Compiled, outputs: int, inputs: int, bias: bool, dtype: torch.dtype
+) -> None:
+    counts = [5, 0, 1, 17, 0, 2]
+    ends = torch.tensor(counts).cumsum(0)
+    weight, x = randn(6, outputs, inputs, dtype=dtype), randn(25, inputs, dtype=dtype, seed=1)
+    b = randn(6, outputs, dtype=dtype, seed=2) if bias else None
+    packed = kernels.pack_groups(weight)
+    ours = kernels.grouped_linear(x, packed, outputs, b, ends)
+    close(ours, experts.grouped_linear(x.double(), weight.double(), None if b is None else b.double(), ends).to(dtype))
+    for group, (end, count) in enumerate(zip(ends.tolist(), counts, strict=True)):
+        alone = kernels.linear(
+            x[end - count : end], kernels.pack(weight[group]), outputs, None if b is None else b[group]
+        )
+        assert torch.equal(ours[end - count : end], alone)
+
+
+@types
+def test_combine(kernels: Compiled, dtype: torch.dtype) -> None:
+    y, rows = randn(30, 45, dtype=dtype), torch.randperm(30, generator=torch.Generator().manual_seed(1)).view(10, 3)
+    weights = randn(10, 3, dtype=torch.float32, seed=2).softmax(-1)
+    close(kernels.combine(y, rows, weights), experts.combine(y, rows, weights))
+    assert torch.equal(kernels.combine(y, rows[4:5], weights[4:5])[0], kernels.combine(y, rows, weights)[4])
 
 
 @types
 @pytest.mark.parametrize("norms", [False, True])
-@pytest.mark.parametrize(("heads", "kv_heads", "size", "page_size"), [(4, 2, 32, 4), (3, 1, 20, 1), (8, 8, 64, 16)])
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size", "rotated", "page_size"),
+    [(4, 2, 32, 32, 4), (3, 1, 20, 20, 1), (8, 8, 64, 64, 16), (4, 2, 32, 12, 4), (2, 1, 48, 32, 4), (2, 2, 32, 0, 1)],
+)
 def test_qkv_rope_store(
-    kernels: Compiled, heads: int, kv_heads: int, size: int, page_size: int, norms: bool, dtype: torch.dtype
+    kernels: Compiled,
+    heads: int,
+    kv_heads: int,
+    size: int,
+    rotated: int,
+    page_size: int,
+    interleaved: bool,
+    norms: bool,
+    dtype: torch.dtype,
 ) -> None:
     tokens, pages = 11, 9
     qkv = randn(tokens, (heads + 2 * kv_heads) * size, dtype=dtype)
     q_norm, k_norm = (randn(size, dtype=dtype, seed=s) if norms else None for s in (1, 2))
-    angles = randn(tokens, size // 2, dtype=torch.float32, seed=3)
+    angles = randn(tokens, rotated // 2, dtype=torch.float32, seed=3)
     write_at = torch.randperm(pages * page_size, generator=torch.Generator().manual_seed(4))[:tokens] % (
         pages * page_size
     )
@@ -134,8 +189,8 @@ def test_qkv_rope_store(
         write_at = torch.arange(tokens)
     pools = [torch.zeros(max(pages, tokens), kv_heads, page_size, size, dtype=dtype) for _ in range(4)]
     arguments = (qkv, heads, q_norm, k_norm, 1e-6, angles.cos().to(dtype), angles.sin().to(dtype))
-    ours = kernels.qkv_rope_store(*arguments, pools[0], pools[1], write_at)
-    reference = rope.qkv_rope_store(*arguments, pools[2], pools[3], write_at)
+    ours = kernels.qkv_rope_store(*arguments, pools[0], pools[1], write_at, interleaved, 0.5)
+    reference = rope.qkv_rope_store(*arguments, pools[2], pools[3], write_at, interleaved, 0.5)
     close(ours, reference)
     close(pools[0], pools[2])
     assert torch.equal(pools[1], pools[3])
@@ -171,6 +226,9 @@ def test_sample(kernels: Compiled, vocab: int) -> None:
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
+PLAIN = Rule(0.2)
+
+
 class World:
     """Rows of requests with random contents in pages in random order. What nobody wrote is NaN."""
 
@@ -195,8 +253,8 @@ class World:
         starts = [sum(counts[:row]) for row in range(len(rows))]
         self.paged = Paged(starts, counts, [length for _, length in rows], self.tables)
 
-    def attend(self, backend: PagedAttention | ReferenceAttention) -> Tensor:
-        return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), 0.2)
+    def attend(self, backend: PagedAttention | ReferenceAttention | SdpaAttention, rule: Rule = PLAIN) -> Tensor:
+        return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), rule)
 
 
 @types
@@ -210,12 +268,65 @@ def test_attention(library: ctypes.CDLL, heads: int, kv_heads: int, size: int, p
     close(ours, reference)
 
 
+RULES = {
+    "window": Rule(0.2, window=37),
+    "narrow": Rule(0.2, window=1),
+    "wide": Rule(0.2, window=700),
+    "capped": Rule(0.2, softcap=2.0),
+    "sinks": Rule(0.2, sinks_H=torch.tensor([-1.0, 0.5, 3.0, 20.0])),
+    "all": Rule(0.2, window=70, softcap=5.0, sinks_H=torch.tensor([-1.0, 0.5, 3.0, 20.0])),
+}
+rules = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+
 @types
-def test_a_query_has_its_bits_whatever_is_around_it(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+@rules
+@pytest.mark.parametrize("page", [1, 16])
+def test_attention_by_rules(library: ctypes.CDLL, page: int, rule: Rule, dtype: torch.dtype) -> None:
+    rows = [(1, 1), (1, 70), (5, 5), (40, 130), (1, 600), (3, 1515), (17, 64)]
+    world = World(rows, 4, 2, 32, page, dtype)
+    reference = world.attend(ReferenceAttention(), rule)
+    assert reference.isfinite().all()
+    close(world.attend(PagedAttention(library), rule), reference)
+    if rule.softcap is None and rule.sinks_H is None:
+        close(world.attend(SdpaAttention(page), rule), reference)
+
+
+@types
+@pytest.mark.parametrize("heads", [5, 16, 40])
+def test_attention_over_latents(library: ctypes.CDLL, heads: int, dtype: torch.dtype) -> None:
+    """All heads share one key, and values are the first part of it."""
+    world = World([(1, 70), (40, 130), (3, 515)], heads, 1, 48, 16, dtype)
+    world.v = world.k[..., :32]
+    ours, reference = world.attend(PagedAttention(library)), world.attend(ReferenceAttention())
+    assert ours.shape == (44, heads, 32)
+    close(ours, reference)
+
+
+@rules
+@pytest.mark.parametrize("name", ["cpu", "torch_native", "reference"])
+def test_what_stands_before_a_window_is_not_looked_at(library: ctypes.CDLL, name: str, rule: Rule) -> None:
+    """Its pages may have been given to somebody else, who may have written anything."""
+    if rule.window is None or (name == "torch_native" and rule.softcap is not None):
+        pytest.skip("no window, or nothing this backend serves")
+    backend = {"cpu": PagedAttention(library), "torch_native": SdpaAttention(4), "reference": ReferenceAttention()}[
+        name
+    ]
+    world = World([(1, 300), (9, 300)], 4, 2, 32, 4, torch.float32)
+    before = world.attend(backend, rule)
+    for row, count in ((0, 1), (1, 9)):
+        gone = world.paged.tables[row, : max(300 - count - rule.window + 1, 0) // 4].long()
+        world.k[gone], world.v[gone] = float("nan"), float("inf")
+    assert torch.equal(world.attend(backend, rule), before)
+
+
+@types
+@pytest.mark.parametrize("rule", [PLAIN, *RULES.values()], ids=["plain", *RULES])
+def test_a_query_has_its_bits_whatever_is_around_it(library: ctypes.CDLL, rule: Rule, dtype: torch.dtype) -> None:
     """A prompt at once, in chunks, token by token, in pages of another size, among others."""
     backend, length = PagedAttention(library), 1100
     whole = World([(length, length)], 4, 2, 32, 16, dtype)
-    expected = whole.attend(backend)
+    expected = whole.attend(backend, rule)
     for page in (1, 16, 64):
         for chunk in (1, 7, 100, 513):
             for first in range(0, length, max(chunk, 97)):
@@ -223,7 +334,11 @@ def test_a_query_has_its_bits_whatever_is_around_it(library: ctypes.CDLL, dtype:
                 part = World([(count, first + count), (3, 33)], 4, 2, 32, page, dtype)
                 part.q[:count] = whole.q[first : first + count]
                 _copy(whole, part, first + count)
-                assert torch.equal(part.attend(backend)[:count], expected[first : first + count]), (page, chunk, first)
+                assert torch.equal(part.attend(backend, rule)[:count], expected[first : first + count]), (
+                    page,
+                    chunk,
+                    first,
+                )
 
 
 def _copy(source: World, target: World, length: int) -> None:
@@ -244,7 +359,8 @@ def test_what_it_cannot_serve() -> None:
     assert reasons() == []
     assert "float16" in reasons(dtype="float16")[0]
     assert "multiple of 16" in reasons(head_dim=40)[0]
-    assert "16 query heads" in reasons(heads=64)[0]
+    assert "multiple of 16" in reasons(value_dim=40)[0]
+    assert reasons(heads=64, window=True, softcap=True, sinks=True) == []
     assert PagedAttention(None).reasons_against(AttentionShape(8, 2, 64, 16, "float32", "cpu"))
 
 

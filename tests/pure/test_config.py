@@ -414,11 +414,90 @@ def test_a_pool_that_cannot_be_is_refused_with_numbers() -> None:
         decide(max_total_tokens=10**9)
 
 
-def test_a_window_caps_the_context() -> None:
-    resolved = decide(config={**CONFIG, "sliding_window": 4096})
-    assert resolved.context == 4096
-    assert "window" in reason(resolved, "context_length")
-    assert decide(config={**CONFIG, "sliding_window": 4096, "use_sliding_window": False}).context == 40960
+WINDOWED = {**CONFIG, "sliding_window": 4096, "use_sliding_window": True}
+
+
+def test_windows() -> None:
+    """Of all layers, of the upper ones, of those that are named; a window that holds everything is none."""
+
+    def windowed(**more: object) -> tuple[int | None, int]:
+        config = parse_config({**WINDOWED, **more})
+        return config.window, sum(config.windowed)
+
+    assert windowed() == (4096, 28)
+    assert windowed(max_window_layers=20) == (4096, 8)
+    assert windowed(max_window_layers=28) == (None, 0)
+    assert windowed(layer_types=["sliding_attention", "full_attention"] * 14) == (4096, 14)
+    assert windowed(use_sliding_window=False) == (None, 0)
+    assert windowed(sliding_window=40960) == (None, 0)
+    assert decide(config=WINDOWED).context == 40960
+    config = parse_config({**WINDOWED, "max_window_layers": 20})
+    assert (config.window_of(19), config.window_of(20)) == (None, 4096)
+
+
+def test_what_another_family_has_alternates() -> None:
+    gemma = {**CONFIG, "architectures": ["Gemma2ForCausalLM"]}
+    assert parse_config(gemma).windowed[:4] == (True, False, True, False)
+    gemma3 = parse_config({**CONFIG, "architectures": ["Gemma3ForCausalLM"], "sliding_window_pattern": 3})
+    assert gemma3.windowed[:4] == (True, True, False, True)
+    assert (gemma3.rope_of(0).theta, gemma3.rope_of(2).theta) == (10_000.0, 1_000_000.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attn_logit_softcapping": 50.0},
+        {"residual_multiplier": 0.2},
+        {"no_rope_layers": [1] * 28},
+        {"partial_rotary_factor": 0.5},
+        {"num_experts": 8, "num_experts_per_tok": 2},
+        {"clip_qkv": 8},
+        {"kv_lora_rank": 512},
+    ],
+    ids=str,
+)
+def test_what_changes_the_arithmetic_unseen_is_refused_by_name(change: dict) -> None:
+    with pytest.raises(StartupError, match=next(iter(change))):
+        parse_config({**CONFIG, **change})
+
+
+def test_what_changes_nothing_is_let_pass() -> None:
+    parse_config({**CONFIG, "residual_multiplier": 1.0, "attn_logit_softcapping": None, "use_qk_norm": False})
+
+
+def test_a_window_where_transformers_has_none() -> None:
+    llama = {**CONFIG, "architectures": ["LlamaForCausalLM"], "sliding_window": 4096}
+    with pytest.raises(StartupError, match="sliding_window 4096"):
+        parse_config(llama)
+
+
+def test_experts_and_latents() -> None:
+    raw = {
+        **CONFIG,
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "n_routed_experts": 64,
+        "num_experts_per_tok": 6,
+        "moe_intermediate_size": 100,
+        "n_shared_experts": 2,
+        "first_k_dense_replace": 3,
+        "kv_lora_rank": 512,
+        "q_lora_rank": None,
+        "num_key_value_heads": 16,
+    }
+    config = parse_config(raw)
+    assert config.experts is not None
+    assert (config.experts.count, config.experts.chosen, config.experts.shared) == (64, 6, 200)
+    assert config.experts.sparse == (False,) * 3 + (True,) * 25
+    assert config.kept == (1, 576, 0)
+    assert config.kv_bytes_per_token == 28 * 576
+    with pytest.raises(StartupError, match="num_experts_per_tok 65"):
+        parse_config({**raw, "num_experts_per_tok": 65})
+
+
+def test_yarn_reaches_beyond_what_was_trained() -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    config = parse_config({**CONFIG, "max_position_embeddings": 32768, "rope_scaling": yarn})
+    assert config.context == 131072
 
 
 def test_eos_ids_of_both_files() -> None:
@@ -436,8 +515,13 @@ def test_eos_ids_of_both_files() -> None:
         ({"num_key_value_heads": 3}, "num_attention_heads 16 is not a multiple of num_key_value_heads 3"),
         ({"vocab_size": True}, "vocab_size"),
         ({"rope_scaling": 5}, "rope_scaling"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling of the type 'yarn'"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters of the type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "spiral", "factor": 4}}, "rope_scaling of the type 'spiral'"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "rope_parameters of the type 'spiral'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": -1}}, r"rope_scaling\.factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1]}}, r"rope_scaling\.long_factor"),
+        ({"rope_parameters": {"full_attention": 5}}, r"rope_parameters\.full_attention"),
+        ({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}}, "mrope_section"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
         ({"rope_scaling": {"type": ["linear"]}}, "rope_scaling"),
         ({"rope_scaling": {"factor": 2}}, "no rope_type"),
         ({"rope_scaling": {"type": "linear"}}, r"rope_scaling\.factor"),
@@ -448,7 +532,10 @@ def test_eos_ids_of_both_files() -> None:
         ({"rope_theta": "many"}, "rope_theta"),
         ({"rope_theta": 0}, "rope_theta"),
         ({"rope_parameters": {"rope_theta": -5}}, "rope_theta"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"hidden_act": "xielu"}, "hidden_act 'xielu' is not supported"),
+        ({"layer_types": ["linear_attention"] * 28}, "linear_attention"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ({"layer_types": ["sliding_attention"] * 28, "sliding_window": None}, "sliding_window"),
         ({"hidden_act": None}, "hidden_act"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
@@ -462,7 +549,7 @@ def test_eos_ids_of_both_files() -> None:
         ({"max_position_embeddings": -3}, "max_position_embeddings"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
         ({"attention_bias": 1}, "attention_bias"),
-        ({"sliding_window": "wide"}, "sliding_window"),
+        ({"sliding_window": "wide", "use_sliding_window": True}, "sliding_window"),
     ],
 )
 def test_bad_configs(change: dict, says: str) -> None:

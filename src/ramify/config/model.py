@@ -1,40 +1,67 @@
 """A model as its `config.json` describes it, in the field's words and without torch.
 
-Only what native families need is read; a family that needs more reads it from `raw`. Both spellings of transformers 4
-and 5 are understood (`rope_theta` and `rope_scaling`, or `rope_parameters`; `torch_dtype` or `dtype`).
+Both spellings of transformers 4 and 5 are understood (`rope_theta` and `rope_scaling`, or `rope_parameters`;
+`torch_dtype` or `dtype`). What a family needs beyond the shape of a decoder is named in its dialect.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ramify.config.dialects import ARITHMETIC, Dialect, dialect_of
+from ramify.config.fields import above_zero, choice, flag, is_number, positive, sequence
+from ramify.config.rope import FULL, SLIDING, Rope, read_ropes
 from ramify.core.errors import StartupError
 
 MAX_CONFIG_BYTES = 4 << 20
-ACTIVATIONS = ("silu", "swish")  # two names of one function
-ROPE_NUMBERS = {  # by type, what has to be there
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+ACTIVATIONS = {  # other names of a function -> the name used here
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
 }
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
-class Rope:
-    """Rotary embedding. `kind` is transformers' `rope_type`; `scaling` holds its numbers: `ROPE_NUMBERS`."""
+class Experts:
+    """A mixture of experts. Of `count` experts `chosen` compute a token, each of the width `mlp`; all tokens go through
+    shared ones of the width `shared` (0: there are none). `sparse` says which layers have experts at all.
+    """
 
-    theta: float = 10_000.0
-    kind: str = "default"
-    scaling: dict[str, float] = field(default_factory=dict)
+    count: int
+    chosen: int
+    mlp: int
+    shared: int
+    sparse: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention (DeepSeek V2): the ranks of what K and V, and queries, are compressed to (None:
+    queries are not), and the sizes of a head: without rotation, with it, of its values.
+    """
+
+    kv_rank: int
+    q_rank: int | None
+    plain: int
+    rotated: int
+    value: int
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. Sizes in elements, `context` in tokens."""
+    """The shape of a decoder. Sizes in elements, `context` in tokens.
+
+    Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. `numbers` holds
+    what else the family reads (see `config.dialects`).
+    """
 
     architecture: str
     vocab: int
@@ -55,18 +82,60 @@ class ModelConfig:
     window: int | None
     eos_ids: tuple[int, ...]
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
+    local_rope: Rope = field(default_factory=Rope)
+    windowed: tuple[bool, ...] = ()
+    numbers: dict[str, Any] = field(default_factory=dict)
+    experts: Experts | None = None
+    latent: Latent | None = None
+
+    def window_of(self, layer: int) -> int | None:
+        """How far back a layer sees; None: to the beginning."""
+        return self.window if self.windowed[layer] else None
+
+    def rope_of(self, layer: int) -> Rope:
+        return self.local_rope if self.windowed[layer] else self.rope
+
+    def is_sparse(self, layer: int) -> bool:
+        return self.experts is not None and self.experts.sparse[layer]
+
+    @property
+    def softcapped(self) -> bool:
+        """Scores are held below a cap."""
+        return self.numbers.get("attn_logit_softcapping") is not None
+
+    @property
+    def sinks(self) -> bool:
+        """Heads have attention sinks."""
+        return self.architecture == "GptOssForCausalLM"
+
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """What a layer's cache keeps of one position: heads, elements of a key, elements of a value.
+
+        Of latents there is one head, and values are the first part of the keys.
+        """
+        if self.latent is not None:
+            return 1, self.latent.kv_rank + self.latent.rotated, 0
+        return self.kv_heads, self.head_dim, self.head_dim
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Elements of K and V over all layers for one position; times the size of an element it is bytes."""
-        return 2 * self.layers * self.kv_heads * self.head_dim
+        heads, key, value = self.kept
+        return self.layers * heads * (key + value)
 
     @property
     def parameters(self) -> int:
         """Number of weights, up to norms and biases: for the memory plan before anything is loaded."""
-        heads = self.heads * self.head_dim * 2 + self.kv_heads * self.head_dim * 2
-        layer = self.hidden * heads + 3 * self.hidden * self.mlp + 2 * self.hidden
-        return self.layers * layer + self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
+        attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+        layers = self.layers * (attention + 2 * self.hidden) + sum(map(self._mlp_of, range(self.layers)))
+        return layers + self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
+
+    def _mlp_of(self, layer: int) -> int:
+        experts = self.experts
+        if experts is None or not experts.sparse[layer]:
+            return 3 * self.hidden * self.mlp
+        return self.hidden * (3 * (experts.count * experts.mlp + experts.shared) + experts.count)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -95,33 +164,45 @@ def read_config(folder: Path) -> ModelConfig:
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
     """From the contents of `config.json` and `generation_config.json`."""
     architecture = _architecture(raw)
-    hidden, heads = _positive(raw, "hidden_size"), _positive(raw, "num_attention_heads")
-    kv_heads = _positive(raw, "num_key_value_heads", heads)
+    dialect = dialect_of(architecture)
+    given, raw = raw, _translated(raw, dialect)
+    hidden, heads = positive(raw, "hidden_size"), positive(raw, "num_attention_heads")
+    kv_heads = positive(raw, "num_key_value_heads", heads)
     if heads % kv_heads:
         raise StartupError(
             f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
-    vocab = _positive(raw, "vocab_size")
+    vocab, layers = positive(raw, "vocab_size"), positive(raw, "num_hidden_layers")
+    context = positive(raw, "max_position_embeddings", 2048)
+    rope, local = read_ropes(raw, context)
+    latent = _latent(raw, dialect)
+    window, windowed = _windows(raw, dialect, layers, context)
+    experts = _experts(raw, layers)
     return ModelConfig(
         architecture=architecture,
         vocab=vocab,
         hidden=hidden,
-        layers=_positive(raw, "num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=_head_dim(raw, hidden, heads),
-        mlp=_positive(raw, "intermediate_size"),
-        norm_eps=_above_zero(raw, "rms_norm_eps", 1e-6),
+        head_dim=_head_dim(raw, hidden, heads) if latent is None else latent.plain + latent.rotated,
+        mlp=positive(raw, "intermediate_size", 4 * hidden if "n_embd" in raw else None),
+        norm_eps=above_zero(raw, "rms_norm_eps", 1e-6),
         activation=_activation(raw),
-        rope=_rope(raw),
-        context=_positive(raw, "max_position_embeddings", 2048),
-        tied=_flag(raw, "tie_word_embeddings"),
+        rope=rope,
+        context=rope.reach(context),
+        tied=flag(raw, "tie_word_embeddings"),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
-        attention_bias=_flag(raw, "attention_bias"),
-        mlp_bias=_flag(raw, "mlp_bias"),
-        window=_window(raw),
+        attention_bias=flag(raw, "attention_bias"),
+        mlp_bias=flag(raw, "mlp_bias"),
+        window=window,
         eos_ids=_eos_ids(raw, generation or {}, vocab),
-        raw=raw,
+        raw=given,
+        local_rope=local,
+        windowed=windowed,
+        numbers=_numbers(raw, dialect, architecture),
+        experts=experts,
+        latent=latent,
     )
 
 
@@ -132,29 +213,37 @@ def _architecture(raw: dict[str, Any]) -> str:
     return names[0]
 
 
-def _positive(raw: dict[str, Any], key: str, default: int | None = None) -> int:
+def _translated(raw: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+    """With what the file leaves out, under the general names."""
+    full = {**dialect.defaults, **raw}
+    return full | {name: full[own] for name, own in dialect.names.items() if own in full}
+
+
+def _numbers(raw: dict[str, Any], dialect: Dialect, architecture: str) -> dict[str, Any]:
+    """What the family reads, checked; anything else that would change the arithmetic is refused."""
+    for key, neutral in ARITHMETIC.items():
+        value = raw.get(key)
+        if key not in dialect.reads and value is not None and value not in neutral:
+            raise StartupError(
+                f"config.json: {key} {value!r} changes what a model computes, and {architecture} does not take it into "
+                "account here",
+                "Where transformers does not either, take it out of config.json.",
+            )
+    return {key: _like(raw, key, default) for key, default in dialect.reads.items()}
+
+
+def _like(raw: dict[str, Any], key: str, default: Any) -> Any:
+    """A value of the type of its default; where that is None, whatever is there."""
     value = raw.get(key)
     if value is None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-        raise StartupError(f"config.json: {key} should be a positive integer and is {value!r}")
+        return default
+    if isinstance(default, bool):
+        return flag(raw, key)
+    if isinstance(default, int | float) and not is_number(value):
+        raise StartupError(f"config.json: {key} should be a number and is {value!r}")
+    if isinstance(default, str) and not isinstance(value, str):
+        raise StartupError(f"config.json: {key} should be a string and is {value!r}")
     return value
-
-
-def _above_zero(raw: dict[str, Any], key: str, default: float | None = None, where: str = "") -> float:
-    value = raw.get(key)
-    if value is None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise StartupError(f"config.json: {where}{key} should be a number above 0 and is {value!r}")
-    return float(value)
-
-
-def _flag(raw: dict[str, Any], key: str) -> bool:
-    value = raw.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise StartupError(f"config.json: {key} should be true or false and is {value!r}")
-    return bool(value)
 
 
 def _head_dim(raw: dict[str, Any], hidden: int, heads: int) -> int:
@@ -162,48 +251,87 @@ def _head_dim(raw: dict[str, Any], hidden: int, heads: int) -> int:
         raise StartupError(
             f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}, and head_dim is missing"
         )
-    size = _positive(raw, "head_dim", hidden // heads)
+    size = positive(raw, "head_dim", hidden // heads)
     if size % 2:
         raise StartupError(f"config.json: a head_dim of {size} is odd, and rotary embedding takes pairs")
     return size
 
 
 def _activation(raw: dict[str, Any]) -> str:
-    name = raw.get("hidden_act", "silu")
-    if name not in ACTIVATIONS:
-        raise StartupError(
-            f"config.json: hidden_act {name!r} is not supported", f"Supported: {', '.join(ACTIVATIONS)}."
-        )
-    return str(name)
+    return ACTIVATIONS[choice(raw, "hidden_act", tuple(ACTIVATIONS), "silu" if "hidden_act" not in raw else None)]
 
 
-def _rope(raw: dict[str, Any]) -> Rope:
-    where = "rope_parameters" if raw.get("rope_parameters") else "rope_scaling"
-    scaling = raw.get(where) or {}
-    if not isinstance(scaling, dict):
-        raise StartupError(f"config.json: {where} should be an object")
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind is None and "factor" in scaling:
-        raise StartupError(f"config.json: {where} has a factor and no rope_type")
-    kind = kind or "default"
-    if not isinstance(kind, str) or kind not in ROPE_NUMBERS:
-        raise StartupError(
-            f"config.json: {where} of the type {kind!r} is not supported",
-            f"Supported are {', '.join(ROPE_NUMBERS)}. Where the model works unscaled up to its original context, "
-            f"take {where} out of config.json and set --context-length to that.",
-        )
-    numbers = {key: _above_zero(scaling, key, where=f"{where}.") for key in ROPE_NUMBERS[kind]}
-    if kind == "llama3" and numbers["low_freq_factor"] >= numbers["high_freq_factor"]:
-        raise StartupError(f"config.json: {where}.high_freq_factor should be above low_freq_factor")
-    theta = _above_zero(scaling if "rope_theta" in scaling else raw, "rope_theta", 10_000.0)
-    return Rope(theta, kind, numbers)
-
-
-def _window(raw: dict[str, Any]) -> int | None:
-    """The attention window in tokens, where the model really uses one."""
+def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -> tuple[int | None, tuple[bool, ...]]:
+    """The attention window in tokens and the layers that have it. One that holds the whole context is none."""
     if raw.get("sliding_window") is None or raw.get("use_sliding_window") is False:
+        _no_windows(raw, layers)
+        return None, (False,) * layers
+    window = positive(raw, "sliding_window")
+    if not dialect.windows:
+        raise StartupError(
+            f"config.json: sliding_window {window}, and {_architecture(raw)} has no windows here",
+            "Where transformers ignores it too, take it out of config.json.",
+        )
+    windowed = _layer_types(raw, layers) or _layer_pattern(raw, dialect, layers)
+    return (window, windowed) if window < context and any(windowed) else (None, (False,) * layers)
+
+
+def _no_windows(raw: dict[str, Any], layers: int) -> None:
+    types = _layer_types(raw, layers)
+    if types is not None and any(types):
+        raise StartupError("config.json: layer_types has sliding_attention, and there is no sliding_window")
+
+
+def _layer_types(raw: dict[str, Any], layers: int) -> tuple[bool, ...] | None:
+    types = sequence(raw, "layer_types", layers, (str,))
+    for kind in types or ():
+        if kind not in (FULL, SLIDING):
+            raise StartupError(f"config.json: layer_types has {kind!r}", f"Supported: {FULL}, {SLIDING}.")
+    return None if types is None else tuple(kind == SLIDING for kind in types)
+
+
+def _layer_pattern(raw: dict[str, Any], dialect: Dialect, layers: int) -> tuple[bool, ...]:
+    if dialect.pattern:
+        every = positive(raw, "sliding_window_pattern", dialect.pattern)
+        return tuple((layer + 1) % every != 0 for layer in range(layers))
+    first = positive(raw, "max_window_layers") if raw.get("max_window_layers") else 0  # Qwen2: the upper layers
+    return tuple(layer >= first for layer in range(layers))
+
+
+def _experts(raw: dict[str, Any], layers: int) -> Experts | None:
+    named = next((key for key in EXPERTS if raw.get(key)), None)
+    if named is None:
         return None
-    return _positive(raw, "sliding_window")
+    count, chosen = positive(raw, named), positive(raw, "num_experts_per_tok")
+    if chosen > count:
+        raise StartupError(f"config.json: num_experts_per_tok {chosen} is more than {named} {count}")
+    mlp = positive(raw, "moe_intermediate_size", raw.get("intermediate_size"))
+    shared = mlp * positive(raw, "n_shared_experts") if raw.get("n_shared_experts") else 0
+    if raw.get("shared_expert_intermediate_size"):
+        shared = positive(raw, "shared_expert_intermediate_size")
+    return Experts(count, chosen, mlp, shared, _sparse(raw, layers))
+
+
+def _sparse(raw: dict[str, Any], layers: int) -> tuple[bool, ...]:
+    """Which layers have experts: DeepSeek's begin with dense ones, Qwen's may leave any out."""
+    types = sequence(raw, "mlp_layer_types", layers, (str,))
+    if types is not None:
+        return tuple(kind == "sparse" for kind in types)
+    dense, step = raw.get("mlp_only_layers") or (), positive(raw, "decoder_sparse_step", 1)
+    first = positive(raw, "first_k_dense_replace") if raw.get("first_k_dense_replace") else 0
+    return tuple(layer >= first and layer not in dense and (layer + 1) % step == 0 for layer in range(layers))
+
+
+def _latent(raw: dict[str, Any], dialect: Dialect) -> Latent | None:
+    if "kv_lora_rank" not in dialect.reads:
+        return None
+    return Latent(
+        kv_rank=positive(raw, "kv_lora_rank", 512),
+        q_rank=positive(raw, "q_lora_rank") if raw.get("q_lora_rank") else None,
+        plain=positive(raw, "qk_nope_head_dim", 128),
+        rotated=positive(raw, "qk_rope_head_dim", 64),
+        value=positive(raw, "v_head_dim", 128),
+    )
 
 
 def _eos_ids(raw: dict[str, Any], generation: dict[str, Any], vocab: int) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they we
 GIB = 1 << 30
 ON_CPU = "default on a CPU"
 COMPILED = ("float32", "bfloat16")  # types that the compiled kernels compute in
-HEAD, MOST_HEADS = 16, 16  # head sizes they take are multiples of it; query heads of a key-value head, at most
+HEAD = 16  # head sizes they take are multiples of it
 SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings
 
 
@@ -203,7 +203,7 @@ def _check_parallel(settings: Settings) -> None:
         "tp_size": "One process uses all cores of a machine already.",
         "pp_size": "One process uses all cores of a machine already.",
         "dp_size": "Start several servers on different ports.",
-        "ep_size": "There is no mixture-of-experts family yet.",
+        "ep_size": "One process computes all experts.",
         "nnodes": "Start one server per machine.",
     }
     for name, remedy in instead.items():
@@ -232,9 +232,6 @@ def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
             "Positions beyond that were never trained.",
         )
     longest, reason = asked or model.context, note.asked("context_length") if asked else "the model's own"
-    if model.window is not None and model.window < longest:
-        longest = model.window
-        reason = "the model's attention window: windows are not in this version, below one attention is full"
     return note("context_length", longest, reason)
 
 
@@ -264,8 +261,10 @@ def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: 
     asked = settings.model.attention_backend
     if asked != "auto":
         chosen = note("attention_backend", asked, note.asked("attention_backend"))
-    elif compiled and model.head_dim % HEAD == 0 and model.heads // model.kv_heads <= MOST_HEADS:
+    elif compiled and all(size % HEAD == 0 for size in model.kept[1:]):
         chosen = note("attention_backend", "cpu", f"compiled kernels ({machine.kernels}) that walk the pages")
+    elif model.softcapped or model.sinks:
+        chosen = note("attention_backend", "reference", "torch's fused attention has no caps of scores and no sinks")
     else:
         chosen = note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
     _invariance(compiled, machine, chosen, note)

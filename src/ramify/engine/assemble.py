@@ -112,19 +112,28 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     model, settings = resolved.model, resolved.settings.model
     platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
     dtype = getattr(torch, resolved.dtype)
+    kv_heads, key, value = model.kept
     shape = AttentionShape(
-        model.heads, model.kv_heads, model.head_dim, resolved.page_size, resolved.dtype, resolved.device
+        model.heads,
+        kv_heads,
+        key,
+        resolved.page_size,
+        resolved.dtype,
+        resolved.device,
+        value_dim=model.latent.kv_rank if model.latent else value,
+        window=any(model.windowed),
+        softcap=model.softcapped,
+        sinks=model.sinks,
     )
     attention = platform.attention(resolved.attention, shape)
     platform.prepare_thread()
     scheme = Packed() if platform.kernels.packing is not None else Plain()
-    built = build_model(Build(platform.kernels, attention, scheme, dtype, platform.device), model)
+    built = build_model(Build(platform.kernels, attention, scheme, dtype, platform.device, resolved.context), model)
     if settings.load_format == "dummy":
         dummy_weights(built, settings.random_seed)
     else:
         load_weights(built, resolved.folder, model, progress)
-    pool = KVPool(
-        model.layers, resolved.pages, model.kv_heads, resolved.page_size, model.head_dim, dtype, platform.device
-    )
+    shared = model.latent.kv_rank if model.latent else None
+    pool = KVPool(model.layers, resolved.pages, kv_heads, resolved.page_size, key, dtype, platform.device, shared)
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
     return ThreadExecutor(Runner(built, pool, slots, attention, platform.kernels), platform.prepare_thread)

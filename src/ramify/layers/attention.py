@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
 from ramify.layers.batch import Batch
 from ramify.layers.build import Build
-from ramify.layers.linear import Linear
+from ramify.layers.linear import WHOLE, Linear
+from ramify.layers.loadable import Loadable
 from ramify.layers.norm import RMSNorm
+from ramify.layers.rope import Angles
+from ramify.ops.attention import Rule
 
 
 class Attention(nn.Module):
     """q, k and v in one projection, rotated and stored by one op, attended by the backend, projected back.
 
-    `qk_norm` normalises queries and keys per head before they are rotated (Qwen3).
+    `qk_norm` normalises queries and keys per head before they are rotated (Qwen3), with `norm_offset` added to the
+    weights. Scores are multiplied by `scale`, 1 / sqrt(head size) where none is given; `softcap` and `sinks` are those
+    of `ops.attention.Rule`. `interleaved` pairs are (2i, 2i + 1). The window is that of the layer in the configuration.
     """
 
     def __init__(
@@ -26,30 +32,59 @@ class Attention(nn.Module):
         qkv_bias: bool = False,
         out_bias: bool = False,
         qk_norm: bool = False,
+        norm_offset: float = 0.0,
+        interleaved: bool = False,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks: bool = False,
     ) -> None:
         super().__init__()
         self._kernels, self._backend = build.kernels, build.attention
         self._layer, self._heads, self._eps = layer, config.heads, config.norm_eps
-        self._scale = config.head_dim**-0.5
+        self._interleaved, self._offset = interleaved, norm_offset
+        self._rule = Rule(config.head_dim**-0.5 if scale is None else scale, config.window_of(layer), softcap)
         q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.qkv = Linear(build, config.hidden, {"q": q, "k": kv, "v": kv}, bias=qkv_bias)
         self.out = Linear(build, q, config.hidden, bias=out_bias)
         self.q_norm = RMSNorm(build, config.head_dim, config.norm_eps) if qk_norm else None
         self.k_norm = RMSNorm(build, config.head_dim, config.norm_eps) if qk_norm else None
+        self.sinks = Sinks(build, config.heads) if sinks else None
 
-    def forward(self, x_TD: Tensor, cos_TR: Tensor, sin_TR: Tensor, batch: Batch) -> Tensor:
+    def forward(self, x_TD: Tensor, angles: Angles, batch: Batch) -> Tensor:
         k_pool, v_pool = batch.pool.layer(self._layer)
         q_THC = self._kernels.qkv_rope_store(
-            self.qkv(x_TD),
+            self.project(x_TD),
             self._heads,
             self.q_norm.weight if self.q_norm else None,
             self.k_norm.weight if self.k_norm else None,
             self._eps,
-            cos_TR,
-            sin_TR,
+            angles.cos_TR,
+            angles.sin_TR,
             k_pool,
             v_pool,
             batch.write_at_T,
+            self._interleaved,
+            self._offset,
         )
-        attended_THC = self._backend.forward(q_THC, k_pool, v_pool, batch.attention, self._scale)
+        attended_THC = self._backend.forward(q_THC, k_pool, v_pool, batch.attention, self.rule)
         return self.out(attended_THC.flatten(1))
+
+    def project(self, x_TD: Tensor) -> Tensor:
+        """Queries, keys and values, one after another."""
+        return self.qkv(x_TD)
+
+    @property
+    def rule(self) -> Rule:
+        if self.sinks is None:
+            return self._rule
+        return Rule(self._rule.scale, self._rule.window, self._rule.softcap, self.sinks.weight)
+
+
+class Sinks(Loadable):
+    """A score per head that takes its share of the softmax, in fp32 (Xiao et al. 2023, as GPT-OSS has it)."""
+
+    weight: Tensor
+
+    def __init__(self, build: Build, heads: int) -> None:
+        super().__init__()
+        self.declare("weight", (heads,), {WHOLE: heads}, torch.float32, build.device)

@@ -20,3 +20,4 @@ class Build:
     scheme: LinearScheme
     dtype: torch.dtype
     device: torch.device
+    context: int  # the longest text that is served

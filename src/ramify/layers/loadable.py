@@ -39,9 +39,13 @@ class Loadable(nn.Module):
             first += rows
 
     def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
-        """Copy a checkpoint's tensor in; `source` is its name there, for errors."""
+        """Copy a checkpoint's tensor in; `source` is its name there, for errors.
+
+        A part that has not been declared is all of the weight: some checkpoints store fused what others store apart.
+        """
         parameter: Tensor = getattr(self, name)
-        where = self._parts[name][part]
+        parts = self._parts[name]
+        where = parts[part] if part in parts else Part(0, len(parameter))
         target = parameter[where.first : where.first + where.rows]
         if target.shape != tensor.shape:
             raise StartupError(
@@ -50,7 +54,10 @@ class Loadable(nn.Module):
                 "The checkpoint and its config.json do not belong together.",
             )
         target.copy_(tensor)
-        self._missing.discard((name, part))
+        self._missing -= {(name, each) for each in ([part] if part in parts else parts)}
+
+    def loaded(self) -> None:
+        """All tensors are in: pack, or whatever else is done once."""
 
     def missing(self) -> list[str]:
         """Parts that nothing was loaded into, as `name:part`."""

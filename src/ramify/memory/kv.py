@@ -9,6 +9,8 @@ from torch import Tensor
 class KVPool:
     """K and V of every layer, `pages` pages and page 0 for padding. One layer's pool is [pages + 1, K, S, C].
 
+    `shared`: values are not stored, they are the first elements of the keys, that many (latent attention).
+
     Zeroed lazily by the operating system, so that a page nobody writes costs no memory. What lies beyond a request's
     length in a page is never attended to, but it is multiplied by zero: it must be finite, and `wipe` keeps it so.
     """
@@ -22,10 +24,12 @@ class KVPool:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        shared: int | None = None,
     ) -> None:
         shape = (layers, pages + 1, kv_heads, page_size, head_dim)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device) if shared is None else self.k[..., :shared]
+        self._stored = (self.k, self.v) if shared is None else (self.k,)
         self.page_size = page_size
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
@@ -33,15 +37,15 @@ class KVPool:
 
     def copy(self, sources: list[int], targets: list[int]) -> None:
         """Whole pages, over all layers."""
-        self.k[:, targets] = self.k[:, sources]
-        self.v[:, targets] = self.v[:, sources]
+        for pool in self._stored:
+            pool[:, targets] = pool[:, sources]
 
     def wipe(self, pages: list[int], first: int) -> None:
         """Zero the slots from `first` on of the first of `pages`, and all of the others."""
-        for pool in (self.k, self.v):
+        for pool in self._stored:
             pool[:, pages[0], :, first:] = 0
             pool[:, pages[1:]] = 0
 
     @property
     def bytes(self) -> int:
-        return self.k.nbytes + self.v.nbytes
+        return sum(pool.nbytes for pool in self._stored)

@@ -14,10 +14,10 @@ from torch import nn
 from ramify.config.model import ModelConfig
 from ramify.core.errors import StartupError
 from ramify.layers.build import Build
-from ramify.layers.linear import Weighted
 from ramify.layers.loadable import Loadable
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
+from ramify.weights.arrange import ARRANGE
 from ramify.weights.checkpoint import read_tensors
 from ramify.weights.dummy import fill
 
@@ -40,7 +40,8 @@ def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: 
         destination = places[name][1]
         layer = model.get_submodule(destination.layer)
         assert isinstance(layer, Loadable)
-        layer.accept(destination.weight, destination.part, tensor, name)
+        arranged = ARRANGE[destination.arranged](tensor)
+        layer.accept(destination.weight, destination.part, arranged, name)
         if progress is not None:
             progress(number, len(infos))
     _finish(model)
@@ -55,8 +56,12 @@ def _finish(model: nn.Module) -> None:
     ]
     if missing:
         raise StartupError(f"nothing was loaded into {', '.join(missing[:5])} ({len(missing)} weights)")
+    _loaded(model)
+
+
+def _loaded(model: nn.Module) -> None:
     for layer in model.modules():
-        if isinstance(layer, Weighted):
+        if isinstance(layer, Loadable):
             layer.loaded()
 
 
@@ -65,9 +70,7 @@ def dummy_weights(model: nn.Module, seed: int = 0) -> None:
     for path, parameter in model.named_parameters():
         generator = torch.Generator(parameter.device).manual_seed(seed + _stable(path))
         fill(path, parameter, generator)
-    for layer in model.modules():
-        if isinstance(layer, Weighted):
-            layer.loaded()
+    _loaded(model)
 
 
 def _stable(text: str) -> int:

@@ -6,21 +6,22 @@ from pathlib import Path
 
 from ramify.config.model import ModelConfig
 from ramify.core.errors import StartupError
-from ramify.models.layout import COMPUTED, Destination, Layout
+from ramify.models.layout import COMPUTED, EMBEDDING, Destination, Layout
 from ramify.models.registry import family_of
 from ramify.weights.checkpoint import TensorInfo, list_tensors
 
 MISMATCH = "The checkpoint and its config.json do not belong together, or the download is incomplete."
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+HEAD_NAME = "lm_head.weight"
 SHOWN = 5
 
 
 def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, tuple[TensorInfo, Destination]]:
     """Every tensor to load and where it goes; raises `StartupError` on the first kind of mismatch."""
-    layout = family_of(config).layout(config)
-    tensors = list_tensors(folder)
+    family, tensors = family_of(config), list_tensors(folder)
+    layout = _as_saved(family.layout(config), tensors, family.prefix)
     _settle_tied(layout, tensors, config)
-    left = [name for name in tensors if name not in layout and not name.endswith(COMPUTED)]
+    drafting = _drafting(config)
+    left = [n for n in tensors if n not in layout and not n.endswith(COMPUTED) and not n.startswith(drafting)]
     missing = [name for name in layout if name not in tensors]
     if missing:
         raise StartupError(f"{folder} lacks {len(missing)} tensors: {_some(missing)}", MISMATCH)
@@ -40,12 +41,26 @@ def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, tuple[Tensor
 
 def _settle_tied(layout: Layout, tensors: dict[str, TensorInfo], config: ModelConfig) -> None:
     """Tied embeddings are stored under either name, or under both, which is the same tensor twice."""
-    if not config.tied or HEAD not in tensors:
+    if not config.tied or HEAD_NAME not in tensors:
         return
-    if EMBEDDING in tensors:
-        del tensors[HEAD]
+    embedding = next(name for name, destination in layout.items() if destination.layer == EMBEDDING)
+    if embedding in tensors:
+        del tensors[HEAD_NAME]
     else:
-        layout[HEAD] = layout.pop(EMBEDDING)
+        layout[HEAD_NAME] = layout.pop(embedding)
+
+
+def _as_saved(layout: Layout, tensors: dict[str, TensorInfo], prefix: str) -> Layout:
+    """The layout of a checkpoint that was saved from the model below the head, and so lacks the prefix."""
+    if any(name.startswith(prefix) for name in tensors):
+        return layout
+    return {name.removeprefix(prefix): destination for name, destination in layout.items()}
+
+
+def _drafting(config: ModelConfig) -> tuple[str, ...]:
+    """Layers behind the last that guess further tokens (DeepSeek V3, GLM 4.5): not part of the model."""
+    more = config.raw.get("num_nextn_predict_layers")
+    return tuple(f"model.layers.{config.layers + layer}." for layer in range(more if isinstance(more, int) else 0))
 
 
 def _some(names: list[str]) -> str:

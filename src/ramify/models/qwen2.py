@@ -5,9 +5,9 @@ from __future__ import annotations
 from ramify.config.model import ModelConfig
 from ramify.layers.attention import Attention
 from ramify.layers.build import Build
-from ramify.models.llama import Llama
+from ramify.models.decoder import Decoder, PreNormBlock
 
 
-class Qwen2(Llama):
-    def attention(self, build: Build, config: ModelConfig, layer: int) -> Attention:
-        return Attention(build, config, layer, qkv_bias=True)
+class Qwen2(Decoder):
+    def block(self, build: Build, config: ModelConfig, layer: int) -> PreNormBlock:
+        return PreNormBlock(build, config, Attention(build, config, layer, qkv_bias=True))

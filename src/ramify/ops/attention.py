@@ -10,7 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """What a model asks of a backend."""
+    """What a model asks of a backend. `value_dim` is the size of a value where it is not that of a key; `window`,
+    `softcap` and `sinks`: some layer has one, see `Rule`.
+    """
 
     heads: int
     kv_heads: int
@@ -18,6 +20,25 @@ class AttentionShape:
     page_size: int
     dtype: str
     device: str
+    value_dim: int | None = None
+    window: bool = False
+    softcap: bool = False
+    sinks: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a layer attends.
+
+    Scores are q · k times `scale`, then held below `softcap` by a tanh (Gemma 2). A query sees the last `window`
+    positions, its own included. `sinks_H` are scores that take part in the softmax of each head and bring no value
+    (GPT-OSS), in fp32.
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks_H: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,5 +62,7 @@ class AttentionBackend(Protocol):
     def prepare(self, paged: Paged) -> Any:
         """Once per step: whatever `forward` will want for every layer."""
 
-    def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Any, scale: float) -> Tensor:
-        """Attention output [T, H, C]. K and V of this step are in the pools already."""
+    def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Any, rule: Rule) -> Tensor:
+        """Attention output [T, H, size of a value]. K and V of this step are in the pools already. What stands before
+        the window of all queries is not looked at: its pages may be anybody's.
+        """

@@ -4,7 +4,7 @@ A platform replaces the entries it computes faster, with the same signature; one
 every replacement with its reference over a grid of shapes.
 
 Shape suffixes: T tokens of a step, D hidden, E rows of a fused projection, H query heads, K key-value heads, C head
-size, R rotary half (C / 2), P pages, S slots of a page, V vocabulary, N requests.
+size, R pairs that are rotated, P pages, S slots of a page, V vocabulary, N requests, G groups (experts), K chosen ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, rope, sample
+from ramify.ops.reference import basic, experts, rope, sample
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,15 @@ class Packing:
     pack(weight_ED) -> packed, one dimension
     linear(x_TD, packed, E, bias_E | None) -> y_TE
     embed(tokens_T, packed, D) -> x_TD: rows of the weight by number
+    pack_groups(weight_GED) -> packed, [G, ...]
+    grouped_linear(x_RD, packed, E, bias_GE | None, ends_G) -> y_RE: as `Kernels.grouped_linear`
     """
 
     pack: Callable[[Tensor], Tensor]
     linear: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
     embed: Callable[[Tensor, Tensor, int], Tensor]
+    pack_groups: Callable[[Tensor], Tensor]
+    grouped_linear: Callable[[Tensor, Tensor, int, Tensor | None, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,21 @@ class Kernels:
 
     linear(x_TD, weight_ED, bias_E | None) -> y_TE
     embed(tokens_T, weight_VD) -> x_TD
-    rms_norm(x_TD, weight_D, eps) -> y_TD
-    add_rms_norm(x_TD, residual_TD, weight_D, eps) -> (normed_TD, sum_TD): the sum is the next residual
-    silu_mul(gate_up_TE) -> y_T(E/2): silu of the first half times the second
+    rms_norm(x_TD, weight_D, eps, offset=0) -> y_TD: `offset` is added to the weight (Gemma)
+    add_rms_norm(x_TD, residual_TD, weight_D, eps, offset=0) -> (normed_TD, sum_TD): the sum is the next residual
+    layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
+    gated(gate_up_TE, activation) -> y_T(E/2): the activation of the first half times the second
+    activate(x_TE, activation) -> y_TE
+    softcap(x, cap) -> cap tanh(x / cap), of fp32
     qkv_rope_store(qkv_TE, heads, q_norm_C | None, k_norm_C | None, eps, cos_TR, sin_TR, k_pool_PKSC, v_pool_PKSC,
-        write_at_T) -> q_THC: splits the fused projection, normalises q and k per head if asked, rotates them, and
-        writes k and v to slot write_at (page x page size + offset) of the pools
+        write_at_T, interleaved=False, offset=0) -> q_THC: splits the fused projection, normalises q and k per head if
+        asked (`offset` is added to the weights), rotates the first 2 R elements of each head, and writes k and v to
+        slot write_at (page x page size + offset) of the pools. Pairs are (i, i + R), or (2i, 2i + 1) if interleaved
+    rotate(x_THC, cos_TR, sin_TR, interleaved) -> x_THC
+    store(x_TKC, pool_PKSC, write_at_T)
+    grouped_linear(x_RD, weight_GED, bias_GE | None, ends_G) -> y_RE: rows are sorted by group, and those of group g end
+        before row ends_G[g]
+    combine(y_RD, rows_TK, weights_TK) -> out_TD: the sum over k of weights[t, k] y[rows[t, k]], in their order
     sample(logits_RV, temperature_R, top_k_R, top_p_R, min_p_R, random_R, greedy_R) -> (tokens_R, broken_R): a token
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
@@ -51,9 +64,16 @@ class Kernels:
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
     embed: Callable[[Tensor, Tensor], Tensor] = basic.embed
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor] = basic.rms_norm
-    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = basic.add_rms_norm
-    silu_mul: Callable[[Tensor], Tensor] = basic.silu_mul
+    rms_norm: Callable[..., Tensor] = basic.rms_norm
+    add_rms_norm: Callable[..., tuple[Tensor, Tensor]] = basic.add_rms_norm
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = basic.layer_norm
+    gated: Callable[[Tensor, str], Tensor] = basic.gated
+    activate: Callable[[Tensor, str], Tensor] = basic.activate
+    softcap: Callable[[Tensor, float], Tensor] = basic.softcap
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
+    rotate: Callable[..., Tensor] = rope.rotate
+    store: Callable[[Tensor, Tensor, Tensor], None] = rope.store
+    grouped_linear: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor] = experts.grouped_linear
+    combine: Callable[[Tensor, Tensor, Tensor], Tensor] = experts.combine
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
     packing: Packing | None = None

@@ -11,6 +11,7 @@ from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
 TYPES = (torch.float32, torch.bfloat16)
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3, "sigmoid": 4, "clamped_swiglu": 5}  # as in rows.inc
 
 
 def _is_bf16(tensor: Tensor) -> int:
@@ -68,16 +69,18 @@ class Compiled:
 
     # -- tokens by themselves ------------------------------------------------------------------------------------------
 
-    def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    def rms_norm(self, x_TD: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0) -> Tensor:
         x_TD = x_TD.contiguous()
         y_TD = torch.empty_like(x_TD)
         rows, size = x_TD.shape
         self._library.ramify_norm(
-            _is_bf16(x_TD), x_TD.data_ptr(), None, weight_D.data_ptr(), eps, rows, size, y_TD.data_ptr(), None
+            _is_bf16(x_TD), x_TD.data_ptr(), None, weight_D.data_ptr(), eps, offset, rows, size, y_TD.data_ptr(), None
         )
         return y_TD
 
-    def add_rms_norm(self, x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def add_rms_norm(
+        self, x_TD: Tensor, residual_TD: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         x_TD, residual_TD = x_TD.contiguous(), residual_TD.contiguous()
         y_TD, total_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
         rows, size = x_TD.shape
@@ -87,6 +90,7 @@ class Compiled:
             residual_TD.data_ptr(),
             weight_D.data_ptr(),
             eps,
+            offset,
             rows,
             size,
             y_TD.data_ptr(),
@@ -94,11 +98,23 @@ class Compiled:
         )
         return y_TD, total_TD
 
-    def silu_mul(self, gate_up_TE: Tensor) -> Tensor:
-        gate_up_TE = gate_up_TE.contiguous()
-        rows, size = gate_up_TE.shape[0], gate_up_TE.shape[1] // 2
-        y = torch.empty(rows, size, dtype=gate_up_TE.dtype)
-        self._library.ramify_silu_mul(_is_bf16(y), gate_up_TE.data_ptr(), rows, size, y.data_ptr())
+    def gated(self, gate_up_TE: Tensor, activation: str) -> Tensor:
+        return self._activate(gate_up_TE, activation, gated=True)
+
+    def activate(self, x_TE: Tensor, activation: str) -> Tensor:
+        return self._activate(x_TE, activation, gated=False)
+
+    def _activate(self, x: Tensor, activation: str, gated: bool) -> Tensor:
+        x = x.contiguous()
+        rows, size = x.shape[0], x.shape[1] // (2 if gated else 1)
+        y = torch.empty(rows, size, dtype=x.dtype)
+        kind = ACTIVATIONS[activation]
+        self._library.ramify_activation(_is_bf16(x), kind, int(gated), x.data_ptr(), rows, size, y.data_ptr())
+        return y
+
+    def softcap(self, x: Tensor, cap: float) -> Tensor:
+        y = x.clone(memory_format=torch.contiguous_format)
+        self._library.ramify_softcap(y.data_ptr(), cap, y.numel())
         return y
 
     def qkv_rope_store(
@@ -113,6 +129,8 @@ class Compiled:
         k_pool_PKSC: Tensor,
         v_pool_PKSC: Tensor,
         write_at_T: Tensor,
+        interleaved: bool = False,
+        offset: float = 0.0,
     ) -> Tensor:
         _, kv_heads, page_size, size = k_pool_PKSC.shape
         qkv_TE, write_at_T = qkv_TE.contiguous(), write_at_T.contiguous()
@@ -131,13 +149,61 @@ class Compiled:
             k_pool_PKSC.data_ptr(),
             v_pool_PKSC.data_ptr(),
             eps,
+            offset,
+            int(interleaved),
             tokens,
             heads,
             kv_heads,
             size,
+            2 * cos.shape[1],
             page_size,
         )
         return q_THC
+
+    # -- mixtures of experts -------------------------------------------------------------------------------------------
+
+    def pack_groups(self, weight_GED: Tensor) -> Tensor:
+        """One after another: all at once would be there twice."""
+        first = self.pack(weight_GED[0])
+        packed = torch.empty(len(weight_GED), len(first), dtype=first.dtype)
+        for group, weight_ED in enumerate(weight_GED):
+            packed[group] = self.pack(weight_ED)
+        return packed
+
+    def grouped_linear(
+        self, x_RD: Tensor, packed: Tensor, outputs: int, bias_GE: Tensor | None, ends_G: Tensor
+    ) -> Tensor:
+        x_RD = x_RD.contiguous()
+        offsets = torch.cat((ends_G.new_zeros(1), ends_G)).to(torch.int64)
+        y_RE = torch.empty(x_RD.shape[0], outputs, dtype=x_RD.dtype)
+        self._library.ramify_grouped(
+            _is_bf16(x_RD),
+            x_RD.data_ptr(),
+            packed.data_ptr(),
+            _pointer(bias_GE),
+            y_RE.data_ptr(),
+            offsets.data_ptr(),
+            packed.shape[0],
+            x_RD.shape[1],
+            outputs,
+        )
+        return y_RE
+
+    def combine(self, y_RD: Tensor, rows_TK: Tensor, weights_TK: Tensor) -> Tensor:
+        y_RD, rows_TK, weights_TK = y_RD.contiguous(), rows_TK.contiguous(), weights_TK.float().contiguous()
+        tokens, chosen = rows_TK.shape
+        out_TD = torch.empty(tokens, y_RD.shape[1], dtype=y_RD.dtype)
+        self._library.ramify_combine(
+            _is_bf16(y_RD),
+            y_RD.data_ptr(),
+            rows_TK.data_ptr(),
+            weights_TK.data_ptr(),
+            tokens,
+            chosen,
+            y_RD.shape[1],
+            out_TD.data_ptr(),
+        )
+        return out_TD
 
     # -- tokens to come ------------------------------------------------------------------------------------------------
 
@@ -175,8 +241,11 @@ def compiled_kernels(library: ctypes.CDLL) -> Kernels:
     return Kernels(
         rms_norm=made.rms_norm,
         add_rms_norm=made.add_rms_norm,
-        silu_mul=made.silu_mul,
+        gated=made.gated,
+        activate=made.activate,
+        softcap=made.softcap,
+        combine=made.combine,
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
-        packing=Packing(made.pack, made.linear, made.embed),
+        packing=Packing(made.pack, made.linear, made.embed, made.pack_groups, made.grouped_linear),
     )

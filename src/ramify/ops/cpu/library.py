@@ -14,7 +14,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
-VERSION = 2
+VERSION = 3
 ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -23,11 +23,14 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_pack": (FLAG, POINTER, INT, INT, POINTER),
     "ramify_linear": (FLAG, *[POINTER] * 4, *[INT] * 5),
     "ramify_embed": (FLAG, POINTER, INT, POINTER, INT, POINTER),
-    "ramify_norm": (FLAG, *[POINTER] * 3, FLOAT, INT, INT, POINTER, POINTER),
-    "ramify_silu_mul": (FLAG, POINTER, INT, INT, POINTER),
-    "ramify_qkv_rope": (FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
+    "ramify_norm": (FLAG, *[POINTER] * 3, FLOAT, FLOAT, INT, INT, POINTER, POINTER),
+    "ramify_activation": (FLAG, FLAG, FLAG, POINTER, INT, INT, POINTER),
+    "ramify_softcap": (POINTER, FLOAT, INT),
+    "ramify_grouped": (FLAG, *[POINTER] * 5, *[INT] * 3),
+    "ramify_combine": (FLAG, *[POINTER] * 3, *[INT] * 3, POINTER),
+    "ramify_qkv_rope": (FLAG, *[POINTER] * 9, FLOAT, FLOAT, *[INT] * 7),
     "ramify_sample": (*[POINTER] * 9, INT, INT),
-    "ramify_attention": (FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
+    "ramify_attention": (FLAG, *[POINTER] * 9, FLOAT, FLOAT, *[INT] * 10),
 }
 
 

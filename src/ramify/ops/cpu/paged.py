@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.attention import AttentionShape, Paged, Rule
 
 WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
 LARGEST = 1024
-GROUP = 16  # query heads of a key-value head, at most
 
 
 @dataclass(frozen=True)
@@ -37,37 +36,43 @@ class PagedAttention:
             reasons.append("the compiled kernels are not installed")
         if shape.dtype not in ("float32", "bfloat16"):
             reasons.append(f"it computes in float32 and bfloat16, not in {shape.dtype}")
-        if shape.head_dim % WIDTH or shape.head_dim > LARGEST:
-            reasons.append(f"heads have {shape.head_dim} elements, not a multiple of {WIDTH} up to {LARGEST}")
-        if shape.heads // shape.kv_heads > GROUP:
-            reasons.append(f"more than {GROUP} query heads share a key-value head")
+        for size in {shape.head_dim, shape.value_dim or shape.head_dim}:
+            if size % WIDTH or size > LARGEST:
+                reasons.append(f"heads have {size} elements, not a multiple of {WIDTH} up to {LARGEST}")
         return reasons
 
     def prepare(self, paged: Paged) -> Rows:
         starts, counts, lengths = torch.tensor([paged.starts, paged.counts, paged.lengths], dtype=torch.int32)
         return Rows(paged.tables.to(torch.int32).contiguous(), starts, counts, lengths)
 
-    def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Rows, scale: float) -> Tensor:
+    def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Rows, rule: Rule) -> Tensor:
         assert self._library is not None
         q_THC = q_THC.contiguous()
-        out_THC = torch.empty_like(q_THC)
         _, kv_heads, page_size, size = k_pool_PKSC.shape
+        wide = v_pool_PKSC.shape[3]
+        out_THC = q_THC.new_empty(*q_THC.shape[:2], wide)
         self._library.ramify_attention(
             int(q_THC.dtype is torch.bfloat16),
             q_THC.data_ptr(),
             k_pool_PKSC.data_ptr(),
             v_pool_PKSC.data_ptr(),
+            None if rule.sinks_H is None else rule.sinks_H.data_ptr(),
             out_THC.data_ptr(),
             meta.tables.data_ptr(),
             meta.starts.data_ptr(),
             meta.counts.data_ptr(),
             meta.lengths.data_ptr(),
-            scale,
+            rule.scale,
+            rule.softcap or 0.0,
+            rule.window or 0,
             len(meta.starts),
             meta.tables.stride(0),
             q_THC.shape[1],
             kv_heads,
             size,
+            wide,
+            k_pool_PKSC.stride(2),
+            v_pool_PKSC.stride(2),
             page_size,
         )
         return out_THC

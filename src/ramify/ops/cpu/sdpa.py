@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.attention import AttentionShape, Paged, Rule
+from ramify.ops.reference.attention import visible
 
 GATHER_TOGETHER = 4096  # key positions of a group of rows that are attended together
 QUERY_BLOCK = 256
@@ -21,12 +22,20 @@ QUERY_BLOCK = 256
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows of one query each. `mask` hides the padding of the shorter ones; None where there is none."""
+    """Rows of one query each. Some are shorter than `length`."""
 
     queries: Tensor
     tables: Tensor
     length: int
-    mask: Tensor | None
+    lengths: Tensor
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """What each of them sees, [rows, 1, 1, length]; None where that is everything."""
+        keys = torch.arange(self.length)
+        seen = keys < self.lengths[:, None]
+        if window is not None:
+            seen &= keys >= self.lengths[:, None] - window
+        return None if bool(seen.all()) else seen[:, None, None, :]
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,12 @@ class SdpaAttention:
         self.page_size = page_size
 
     def reasons_against(self, shape: AttentionShape) -> list[str]:
-        return []
+        reasons = []
+        if shape.softcap:
+            reasons.append("it does not hold scores below a cap")
+        if shape.sinks:
+            reasons.append("it knows no attention sinks")
+        return reasons
 
     def prepare(self, paged: Paged) -> list[_Group | _Chunk]:
         single = [row for row, count in enumerate(paged.counts) if count == 1]
@@ -73,36 +87,37 @@ class SdpaAttention:
         longest = paged.lengths[rows[-1]]
         tables = paged.tables[rows, : self._pages(longest)].long()
         lengths = [paged.lengths[row] for row in rows]
-        mask = None
         if lengths[0] < longest:
-            mask = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None, :]
             tables = tables.masked_fill(
                 torch.arange(tables.shape[1]) >= torch.tensor(_pages(lengths, self.page_size))[:, None], 0
             )
-        return _Group(torch.tensor([paged.starts[row] for row in rows]), tables, longest, mask)
+        return _Group(torch.tensor([paged.starts[row] for row in rows]), tables, longest, torch.tensor(lengths))
 
     def forward(
-        self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: list[_Group | _Chunk], scale: float
+        self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: list[_Group | _Chunk], rule: Rule
     ) -> Tensor:
-        out = torch.empty_like(q_THC)
+        out = q_THC.new_empty(*q_THC.shape[:2], v_pool_PKSC.shape[3])
         for part in meta:
             if isinstance(part, _Group):
-                self._attend_group(q_THC, k_pool_PKSC, v_pool_PKSC, part, scale, out)
+                self._attend_group(q_THC, k_pool_PKSC, v_pool_PKSC, part, rule, out)
             else:
-                self._attend_chunk(q_THC, k_pool_PKSC, v_pool_PKSC, part, scale, out)
+                self._attend_chunk(q_THC, k_pool_PKSC, v_pool_PKSC, part, rule, out)
         return out
 
     def _attend_group(
-        self, q_THC: Tensor, k_pool: Tensor, v_pool: Tensor, group: _Group, scale: float, out: Tensor
+        self, q_THC: Tensor, k_pool: Tensor, v_pool: Tensor, group: _Group, rule: Rule, out: Tensor
     ) -> None:
         rows, kv_heads, size = len(group.queries), k_pool.shape[1], k_pool.shape[3]
         q = q_THC[group.queries].view(rows, kv_heads, -1, size)
         k, v = (_gather(pool, group.tables, group.length) for pool in (k_pool, v_pool))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, scale=scale)
-        out[group.queries] = attended.reshape(rows, -1, size)
+        mask = group.mask(rule.window)
+        if mask is not None and rule.window is not None:
+            k, v = (x.masked_fill(~mask.transpose(2, 3), 0) for x in (k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=rule.scale)
+        out[group.queries] = attended.reshape(rows, -1, v.shape[3])
 
     def _attend_chunk(
-        self, q_THC: Tensor, k_pool: Tensor, v_pool: Tensor, chunk: _Chunk, scale: float, out: Tensor
+        self, q_THC: Tensor, k_pool: Tensor, v_pool: Tensor, chunk: _Chunk, rule: Rule, out: Tensor
     ) -> None:
         heads, size = q_THC.shape[1:]
         kv_heads = k_pool.shape[1]
@@ -111,13 +126,15 @@ class SdpaAttention:
         for first in range(0, chunk.count, QUERY_BLOCK):
             count = min(QUERY_BLOCK, chunk.count - first)
             seen = chunk.length - chunk.count + first + count  # positions up to the last query of the block
-            past = torch.arange(seen) <= torch.arange(seen - count, seen)[:, None]
+            past = visible(count, seen, rule.window)
+            first_key = max(seen - count - rule.window + 1, 0) if rule.window is not None else 0
+            keys = slice(first_key, seen)
             at = slice(chunk.start + first, chunk.start + first + count)
             q = q_THC[at].transpose(0, 1).reshape(1, kv_heads, group * count, size)
             attended = F.scaled_dot_product_attention(
-                q, k[:, :, :seen], v[:, :, :seen], attn_mask=past.repeat(group, 1), scale=scale
+                q, k[:, :, keys], v[:, :, keys], attn_mask=past[:, keys].repeat(group, 1), scale=rule.scale
             )
-            out[at] = attended.view(heads, count, size).transpose(0, 1)
+            out[at] = attended.view(heads, count, -1).transpose(0, 1)
 
 
 def _pages(lengths: list[int], page_size: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.attention import AttentionShape, Paged, Rule
 
 
 def gather(pool_PKSC: Tensor, pages: Tensor, length: int) -> Tensor:
@@ -23,24 +23,38 @@ class ReferenceAttention:
     def prepare(self, paged: Paged) -> Paged:
         return paged
 
-    def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Paged, scale: float) -> Tensor:
-        out = torch.empty_like(q_THC)
+    def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Paged, rule: Rule) -> Tensor:
+        out = q_THC.new_empty(*q_THC.shape[:2], v_pool_PKSC.shape[3])
         for row in range(len(meta.counts)):
             first, count, length = meta.starts[row], meta.counts[row], meta.lengths[row]
             pages = meta.tables[row, : -(-length // k_pool_PKSC.shape[2])]
             k, v = (gather(pool, pages, length) for pool in (k_pool_PKSC, v_pool_PKSC))
             q = q_THC[first : first + count].transpose(0, 1)
-            out[first : first + count] = attend(q, k, v, scale).transpose(0, 1)
+            out[first : first + count] = attend(q, k, v, rule).transpose(0, 1)
         return out
 
 
-def attend(q_HQC: Tensor, k_KLC: Tensor, v_KLC: Tensor, scale: float) -> Tensor:
+def visible(queries: int, length: int, window: int | None) -> Tensor:
+    """Which of `length` keys each of the last `queries` positions sees, [queries, length]."""
+    position, key = torch.arange(length - queries, length)[:, None], torch.arange(length)
+    past = key <= position
+    return past if window is None else past & (key > position - window)
+
+
+def attend(q_HQC: Tensor, k_KLC: Tensor, v_KLC: Tensor, rule: Rule) -> Tensor:
     """Causal attention of the last Q of L positions, query heads in groups over key-value heads, in fp32."""
     heads, queries, size = q_HQC.shape
-    kv_heads, length, _ = k_KLC.shape
+    kv_heads, length, wide = v_KLC.shape
+    hidden = ~visible(queries, length, rule.window).to(q_HQC.device)
+    nowhere = hidden.all(0)  # keys that no query sees: whatever stands there, it is not multiplied
+    k_KLC, v_KLC = (x.float().masked_fill(nowhere[:, None], 0) for x in (k_KLC, v_KLC))
     q = q_HQC.float().reshape(kv_heads, heads // kv_heads * queries, size)
-    scores = (q @ k_KLC.float().transpose(1, 2) * scale).view(kv_heads, -1, queries, length)
-    past = torch.arange(length) <= torch.arange(length - queries, length)[:, None]
-    weights = scores.masked_fill(~past.to(scores.device), float("-inf")).softmax(-1)
-    out = weights.view(kv_heads, -1, length) @ v_KLC.float()
-    return out.view(heads, queries, size).to(q_HQC.dtype)
+    scores = (q @ k_KLC.transpose(1, 2) * rule.scale).view(heads, queries, length)
+    if rule.softcap is not None:
+        scores = rule.softcap * (scores / rule.softcap).tanh()
+    scores = scores.masked_fill(hidden, float("-inf"))
+    if rule.sinks_H is not None:
+        scores = torch.cat((scores, rule.sinks_H[:, None, None].expand(heads, queries, 1)), dim=-1)
+    weights = scores.softmax(-1)[..., :length]
+    out = weights.reshape(kv_heads, -1, length) @ v_KLC
+    return out.view(heads, queries, wide).to(q_HQC.dtype)

@@ -8,11 +8,14 @@ from torch import Tensor
 from ramify.ops.reference.basic import rms_norm
 
 
-def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-    """Rotary embedding (Su et al. 2021) in the half-split layout: pairs are (i, i + C/2)."""
-    a, b = x_THC.chunk(2, dim=-1)
+def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = False) -> Tensor:
+    """Rotary embedding (Su et al. 2021) of the first 2 R elements: pairs are (i, i + R), or (2i, 2i + 1)."""
+    x, rest = x_THC.split([2 * cos_TR.shape[1], x_THC.shape[2] - 2 * cos_TR.shape[1]], dim=-1)
     cos, sin = cos_TR.unsqueeze(1), sin_TR.unsqueeze(1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    a, b = (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+    left, right = a * cos - b * sin, b * cos + a * sin
+    turned = torch.stack((left, right), dim=-1).flatten(-2) if interleaved else torch.cat((left, right), dim=-1)
+    return torch.cat((turned, rest), dim=-1)
 
 
 def store(x_TKC: Tensor, pool_PKSC: Tensor, write_at_T: Tensor) -> None:
@@ -32,11 +35,13 @@ def qkv_rope_store(
     k_pool_PKSC: Tensor,
     v_pool_PKSC: Tensor,
     write_at_T: Tensor,
+    interleaved: bool = False,
+    offset: float = 0.0,
 ) -> Tensor:
     kv_heads, size = k_pool_PKSC.shape[1], k_pool_PKSC.shape[3]
     q, k, v = (part.unflatten(-1, (-1, size)) for part in qkv_TE.split([heads * size, *[kv_heads * size] * 2], dim=-1))
     if q_norm_C is not None and k_norm_C is not None:
-        q, k = rms_norm(q, q_norm_C, eps), rms_norm(k, k_norm_C, eps)
-    store(rotate(k, cos_TR, sin_TR), k_pool_PKSC, write_at_T)
+        q, k = rms_norm(q, q_norm_C, eps, offset), rms_norm(k, k_norm_C, eps, offset)
+    store(rotate(k, cos_TR, sin_TR, interleaved), k_pool_PKSC, write_at_T)
     store(v, v_pool_PKSC, write_at_T)
-    return rotate(q, cos_TR, sin_TR)
+    return rotate(q, cos_TR, sin_TR, interleaved)

@@ -20,27 +20,39 @@ struct QkvRope {
     const void* qkv;                 // [tokens, (heads + 2 kv_heads) size]
     const void* q_norm;              // [size] or null
     const void* k_norm;
-    const float* cos;                // [tokens, size / 2]
+    const float* cos;                // [tokens, rotated / 2]
     const float* sin;
     const int64_t* write_at;         // [tokens]: page * page_size + offset
     void* q;                         // [tokens, heads, size]
     void* k_pool;                    // [pages, kv_heads, page_size, size]
     void* v_pool;
-    float eps;
-    int64_t tokens, heads, kv_heads, size, page_size;
+    float eps, offset;               // of the norms; `offset` is added to their weights
+    int64_t interleaved, tokens, heads, kv_heads, size, rotated, page_size;
 };
 
 struct Attention {
     const void* q;           // [tokens, heads, size]
-    const void* k_pool;      // [pages, kv_heads, page_size, size]
-    const void* v_pool;
-    void* out;               // [tokens, heads, size]
+    const void* k_pool;      // [pages, kv_heads, page_size], each key `k_stride` apart
+    const void* v_pool;      // likewise, `v_stride`
+    const float* sinks;      // [heads] or null
+    void* out;               // [tokens, heads, v_size]
     const int32_t* tables;   // [rows, table_stride]
     const int32_t* starts;   // [rows]: first query of a row
     const int32_t* counts;   // [rows]: its queries, the last of its positions
     const int32_t* lengths;  // [rows]: its positions
-    float scale;
-    int64_t rows, table_stride, heads, kv_heads, size, page_size;
+    float scale, softcap;    // softcap 0: none
+    int64_t window;          // keys that a query sees, its own included; 0: all
+    int64_t rows, table_stride, heads, kv_heads, size, v_size, k_stride, v_stride, page_size;
+};
+
+// Rows that are sorted by the weight they are multiplied with: those of weight g are [offsets[g], offsets[g + 1]).
+struct Grouped {
+    const void* x;           // [rows, inputs]
+    const void* weight;      // [groups], each packed, see linear.inc
+    const void* bias;        // [groups, outputs] or null
+    void* y;                 // [rows, outputs]
+    const int64_t* offsets;  // [groups + 1]
+    int64_t groups, inputs, outputs;
 };
 
 struct Sampling {
@@ -64,12 +76,19 @@ struct Table {
     void (*linear_bf16)(const Linear&);
     void (*embed_f32)(const int64_t* tokens, int64_t count, const float* packed, int64_t inputs, float* y);
     void (*embed_bf16)(const int64_t* tokens, int64_t count, const uint16_t* packed, int64_t inputs, uint16_t* y);
-    void (*norm_f32)(const float* x, const float* residual, const float* weight, float eps, int64_t rows, int64_t size,
-                     float* y, float* total);
-    void (*norm_bf16)(const uint16_t* x, const uint16_t* residual, const uint16_t* weight, float eps, int64_t rows,
-                      int64_t size, uint16_t* y, uint16_t* total);
-    void (*silu_mul_f32)(const float* x, int64_t rows, int64_t size, float* y);
-    void (*silu_mul_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
+    void (*norm_f32)(const float* x, const float* residual, const float* weight, float eps, float offset, int64_t rows,
+                     int64_t size, float* y, float* total);
+    void (*norm_bf16)(const uint16_t* x, const uint16_t* residual, const uint16_t* weight, float eps, float offset,
+                      int64_t rows, int64_t size, uint16_t* y, uint16_t* total);
+    void (*activation_f32)(int kind, bool gated, const float* x, int64_t rows, int64_t size, float* y);
+    void (*activation_bf16)(int kind, bool gated, const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
+    void (*softcap)(float* x, float cap, int64_t count);
+    void (*grouped_f32)(const Grouped&);
+    void (*grouped_bf16)(const Grouped&);
+    void (*combine_f32)(const float* y, const int64_t* rows, const float* weights, int64_t tokens, int64_t chosen,
+                        int64_t size, float* out);
+    void (*combine_bf16)(const uint16_t* y, const int64_t* rows, const float* weights, int64_t tokens, int64_t chosen,
+                         int64_t size, uint16_t* out);
     void (*qkv_rope_f32)(const QkvRope&);
     void (*qkv_rope_bf16)(const QkvRope&);
     void (*attention_f32)(const Attention&);

@@ -42,7 +42,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 2; }
+int ramify_version() { return 3; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -71,36 +71,56 @@ void ramify_embed(int bf16, const int64_t* tokens, int64_t count, const void* pa
         chosen->embed_f32(tokens, count, (const float*)packed, inputs, (float*)y);
 }
 
-void ramify_norm(int bf16, const void* x, const void* residual, const void* weight, float eps, int64_t rows,
-                 int64_t size, void* y, void* total) {
+void ramify_norm(int bf16, const void* x, const void* residual, const void* weight, float eps, float offset,
+                 int64_t rows, int64_t size, void* y, void* total) {
     if (bf16)
-        chosen->norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight, eps, rows, size,
-                          (uint16_t*)y, (uint16_t*)total);
+        chosen->norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight, eps, offset, rows,
+                          size, (uint16_t*)y, (uint16_t*)total);
     else
-        chosen->norm_f32((const float*)x, (const float*)residual, (const float*)weight, eps, rows, size, (float*)y,
-                         (float*)total);
+        chosen->norm_f32((const float*)x, (const float*)residual, (const float*)weight, eps, offset, rows, size,
+                         (float*)y, (float*)total);
 }
 
-void ramify_silu_mul(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
+void ramify_activation(int bf16, int kind, int gated, const void* x, int64_t rows, int64_t size, void* y) {
     if (bf16)
-        chosen->silu_mul_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
+        chosen->activation_bf16(kind, gated != 0, (const uint16_t*)x, rows, size, (uint16_t*)y);
     else
-        chosen->silu_mul_f32((const float*)x, rows, size, (float*)y);
+        chosen->activation_f32(kind, gated != 0, (const float*)x, rows, size, (float*)y);
+}
+
+void ramify_softcap(float* x, float cap, int64_t count) { chosen->softcap(x, cap, count); }
+
+void ramify_grouped(int bf16, const void* x, const void* weight, const void* bias, void* y, const int64_t* offsets,
+                    int64_t groups, int64_t inputs, int64_t outputs) {
+    const Grouped g = {x, weight, bias, y, offsets, groups, inputs, outputs};
+    bf16 ? chosen->grouped_bf16(g) : chosen->grouped_f32(g);
+}
+
+void ramify_combine(int bf16, const void* y, const int64_t* rows, const float* weights, int64_t tokens, int64_t count,
+                    int64_t size, void* out) {
+    if (bf16)
+        chosen->combine_bf16((const uint16_t*)y, rows, weights, tokens, count, size, (uint16_t*)out);
+    else
+        chosen->combine_f32((const float*)y, rows, weights, tokens, count, size, (float*)out);
 }
 
 void ramify_qkv_rope(int bf16, const void* qkv, const void* q_norm, const void* k_norm, const float* cos,
                      const float* sin, const int64_t* write_at, void* q, void* k_pool, void* v_pool, float eps,
-                     int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
-    const QkvRope a = {qkv, q_norm, k_norm, cos,   sin,      write_at, q,        k_pool,
-                       v_pool, eps, tokens, heads, kv_heads, size,     page_size};
+                     float offset, int64_t interleaved, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size,
+                     int64_t rotated, int64_t page_size) {
+    const QkvRope a = {qkv,    q_norm, k_norm, cos,    sin,         write_at, q,     k_pool,   v_pool,
+                       eps,    offset, interleaved, tokens, heads,  kv_heads, size,  rotated,  page_size};
     bf16 ? chosen->qkv_rope_bf16(a) : chosen->qkv_rope_f32(a);
 }
 
-void ramify_attention(int bf16, const void* q, const void* k_pool, const void* v_pool, void* out, const int32_t* tables,
-                      const int32_t* starts, const int32_t* counts, const int32_t* lengths, float scale, int64_t rows,
-                      int64_t table_stride, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
-    const Attention a = {q,       k_pool, v_pool, out,          tables, starts,   counts, lengths,
-                         scale,   rows,   table_stride, heads,  kv_heads, size,   page_size};
+void ramify_attention(int bf16, const void* q, const void* k_pool, const void* v_pool, const float* sinks, void* out,
+                      const int32_t* tables, const int32_t* starts, const int32_t* counts, const int32_t* lengths,
+                      float scale, float softcap, int64_t window, int64_t rows, int64_t table_stride, int64_t heads,
+                      int64_t kv_heads, int64_t size, int64_t v_size, int64_t k_stride, int64_t v_stride,
+                      int64_t page_size) {
+    const Attention a = {q,       k_pool,  v_pool, sinks, out,          tables, starts,   counts, lengths,  scale,
+                         softcap, window,  rows,   table_stride, heads, kv_heads, size,   v_size, k_stride, v_stride,
+                         page_size};
     bf16 ? chosen->attention_bf16(a) : chosen->attention_f32(a);
 }
 

@@ -10,6 +10,7 @@ namespace ramify {
 namespace RAMIFY_ISA {
 namespace {
 #include "linear.inc"
+#include "grouped.inc"
 #include "rows.inc"
 #include "attention.inc"
 #include "sample.inc"
@@ -28,8 +29,13 @@ const Table table = {
     embed<uint16_t>,
     norm<float>,
     norm<uint16_t>,
-    silu_mul<float>,
-    silu_mul<uint16_t>,
+    activation<float>,
+    activation<uint16_t>,
+    softcap,
+    grouped<float>,
+    grouped<uint16_t>,
+    combine<float>,
+    combine<uint16_t>,
     qkv_rope<float>,
     qkv_rope<uint16_t>,
     attention<float>,

@@ -1,0 +1,30 @@
+"""GPT-OSS: experts with clamped gates, attention sinks, every other layer with a window (OpenAI 2025)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ramify.config.model import ModelConfig
+from ramify.layers.attention import Attention
+from ramify.layers.build import Build
+from ramify.layers.moe import Experts, Router, choose_then_softmax
+from ramify.models.decoder import Decoder, PreNormBlock
+
+
+class GptOssMLP(nn.Module):
+    def __init__(self, build: Build, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.experts is not None
+        self._chosen = config.experts.chosen
+        self.router = Router(build, config, bias=True)
+        self.experts = Experts(build, config, bias=True, activation="clamped_swiglu")
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.experts(x_TD, *choose_then_softmax(self.router(x_TD), self._chosen))
+
+
+class GptOss(Decoder):
+    def block(self, build: Build, config: ModelConfig, layer: int) -> PreNormBlock:
+        bias = config.attention_bias
+        attention = Attention(build, config, layer, qkv_bias=bias, out_bias=bias, sinks=True)
+        return PreNormBlock(build, config, attention, GptOssMLP(build, config))

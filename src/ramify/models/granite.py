@@ -1,0 +1,58 @@
+"""Granite 3: Llama with four multipliers, of embeddings, of scores, of what is added, of logits (IBM 2024); and with
+experts.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from ramify.config.model import ModelConfig
+from ramify.layers.attention import Attention
+from ramify.layers.batch import Batch
+from ramify.layers.build import Build
+from ramify.layers.mlp import GatedMLP
+from ramify.layers.moe import SparseMLP, choose_then_softmax
+from ramify.layers.rope import Angles
+from ramify.models.decoder import Decoder, PreNormBlock, Stream
+
+
+class GraniteBlock(PreNormBlock):
+    """x += m attention(norm(x));  x += m mlp(norm(x))"""
+
+    def __init__(self, build: Build, config: ModelConfig, attention: nn.Module, mlp: nn.Module) -> None:
+        super().__init__(build, config, attention, mlp)
+        self._multiplier = config.numbers["residual_multiplier"]
+
+    def forward(self, x_TD: Tensor, residual_TD: Tensor | None, angles: Angles, batch: Batch) -> Stream:
+        x_TD, residual_TD = self.attention_norm.after(x_TD, residual_TD)
+        x_TD = self.attention(x_TD, angles, batch) * self._multiplier
+        x_TD, residual_TD = self.mlp_norm.after(x_TD, residual_TD)
+        return self.mlp(x_TD) * self._multiplier, residual_TD
+
+
+class Granite(Decoder):
+    def __init__(self, build: Build, config: ModelConfig) -> None:
+        super().__init__(build, config)
+        self._embedded, self._scaling = config.numbers["embedding_multiplier"], config.numbers["logits_scaling"]
+
+    def block(self, build: Build, config: ModelConfig, layer: int) -> PreNormBlock:
+        numbers, bias = config.numbers, config.attention_bias
+        attention = Attention(build, config, layer, qkv_bias=bias, out_bias=bias, scale=numbers["attention_multiplier"])
+        return GraniteBlock(build, config, attention, self.mlp(build, config))
+
+    def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
+        return GatedMLP(build, config)
+
+    def embed(self, batch: Batch) -> Tensor:
+        return super().embed(batch) * self._embedded
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        return super().logits(x_TD) / self._scaling
+
+
+class GraniteMoe(Granite):
+    def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
+        assert config.experts is not None
+        return SparseMLP(build, config, partial(choose_then_softmax, chosen=config.experts.chosen))

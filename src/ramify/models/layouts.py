@@ -1,0 +1,330 @@
+"""What the checkpoints of each family hold."""
+
+from __future__ import annotations
+
+from ramify.config.model import ModelConfig
+from ramify.core.errors import StartupError
+from ramify.models.layout import (
+    EMBEDDING,
+    HEAD,
+    Family,
+    Layout,
+    Names,
+    attention,
+    decoder,
+    experts,
+    fused_attention,
+    fused_gated_mlp,
+    gated_mlp,
+    head_norms,
+    pre_norms,
+)
+
+# -- dense decoders ----------------------------------------------------------------------------------------------------
+
+
+def _plain(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _qwen2(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=True)
+        gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _qwen3(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        head_norms(names, config)
+        gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _olmo2(config: ModelConfig) -> Layout:
+    """Norms after attention and after the feed-forward block; those of queries and keys are over all heads."""
+
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        names.norm("post_attention_layernorm", "attention_norm", config.hidden)
+        names.norm("post_feedforward_layernorm", "mlp_norm", config.hidden)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        names.norm("self_attn.q_norm", "attention.q_all_norm", config.heads * config.head_dim)
+        names.norm("self_attn.k_norm", "attention.k_all_norm", config.kv_heads * config.head_dim)
+        gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _phi3(config: ModelConfig) -> Layout:
+    _check_longrope(config)
+
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        fused_attention(names, config)
+        fused_gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _check_longrope(config: ModelConfig) -> None:
+    pairs = config.rope.rotated(config.head_dim) // 2
+    for factors in (config.rope.short, config.rope.long):
+        if factors and len(factors) != pairs:
+            raise StartupError(f"config.json: longrope has {len(factors)} factors for {pairs} pairs of a head")
+
+
+def _glm(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias)
+        fused_gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _glm4(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        names.norm("post_self_attn_layernorm", "after_attention_norm", config.hidden)
+        names.norm("post_mlp_layernorm", "after_mlp_norm", config.hidden)
+        attention(names, config, qkv_bias=config.attention_bias)
+        fused_gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _cohere(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        names.norm("input_layernorm", "norm", config.hidden)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        if config.numbers.get("use_qk_norm"):
+            size = config.head_dim
+            names.tensor("self_attn.q_norm.weight", "attention.q_heads_norm", (config.heads, size))
+            names.tensor("self_attn.k_norm.weight", "attention.k_heads_norm", (config.kv_heads, size))
+        gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _gpt2(config: ModelConfig) -> Layout:
+    hidden, layout = config.hidden, Layout()
+    names = Names(layout, "transformer.", "")
+    names.tensor("wte.weight", EMBEDDING, (config.vocab, hidden))
+    names.tensor("wpe.weight", "positions", (config.context, hidden))
+    names.norm("ln_f", "norm", hidden, bias=True)
+    if not config.tied:
+        Names(layout, "", "").linear("lm_head", HEAD, config.vocab, hidden)
+    for layer in range(config.layers):
+        here = names.below(f"h.{layer}.", f"layers.{layer}.")
+        here.norm("ln_1", "attention_norm", hidden, bias=True)
+        here.norm("ln_2", "mlp_norm", hidden, bias=True)
+        here.transposed("attn.c_attn", "attention.qkv", 3 * hidden, hidden)
+        here.transposed("attn.c_proj", "attention.out", hidden, hidden)
+        here.transposed("mlp.c_fc", "mlp.up", config.mlp, hidden)
+        here.transposed("mlp.c_proj", "mlp.down", hidden, config.mlp)
+    return layout
+
+
+def _sandwich(names: Names, config: ModelConfig) -> None:
+    """Gemma 2 and 3: a norm before and one after, twice."""
+    names.norm("input_layernorm", "attention_norm", config.hidden)
+    names.norm("post_attention_layernorm", "after_attention_norm", config.hidden)
+    names.norm("pre_feedforward_layernorm", "mlp_norm", config.hidden)
+    names.norm("post_feedforward_layernorm", "after_mlp_norm", config.hidden)
+
+
+def _gemma2(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        _sandwich(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _gemma3(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        _sandwich(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        head_norms(names, config)
+        gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+# -- mixtures of experts -----------------------------------------------------------------------------------------------
+
+
+def _mixtral(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config)
+        experts(names, config, room="block_sparse_moe", parts=("w1", "w3", "w2"))
+
+    return decoder(config, block)
+
+
+def _qwen2_moe(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.raw.get("qkv_bias", True))
+        if not config.is_sparse(layer):
+            gated_mlp(names, config)
+            return
+        assert config.experts is not None
+        experts(names, config)
+        gated_mlp(names, config, "mlp.shared_expert", "mlp.shared", config.experts.shared)
+        names.linear("mlp.shared_expert_gate", "mlp.shared_gate", 1, config.hidden)
+
+    return decoder(config, block)
+
+
+def _qwen3_moe(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        head_norms(names, config)
+        if config.is_sparse(layer):
+            experts(names, config)
+        else:
+            gated_mlp(names, config)
+
+    return decoder(config, block)
+
+
+def _gpt_oss(config: ModelConfig) -> Layout:
+    assert config.experts is not None
+    count, width, hidden = config.experts.count, config.experts.mlp, config.hidden
+
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        names.tensor("self_attn.sinks", "attention.sinks", (config.heads,))
+        names.linear("mlp.router", "mlp.router.linear", count, hidden, bias=True)
+        up, down = "mlp.experts.gate_up", "mlp.experts.down"
+        names.tensor(f"{up}_proj", up, (count, hidden, 2 * width), how="stacked transposed halves")
+        names.tensor(f"{up}_proj_bias", up, (count, 2 * width), "bias", how="flat halves")
+        names.tensor(f"{down}_proj", down, (count, width, hidden), how="stacked transposed")
+        names.tensor(f"{down}_proj_bias", down, (count, hidden), "bias", how="flat")
+
+    return decoder(config, block)
+
+
+def _granite_moe(config: ModelConfig) -> Layout:
+    assert config.experts is not None
+    count, width, hidden = config.experts.count, config.experts.mlp, config.hidden
+
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        names.linear("block_sparse_moe.router.layer", "mlp.router.linear", count, hidden)
+        into, out = "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"
+        names.tensor(into, "mlp.experts.gate_up", (count, 2 * width, hidden), how="stacked")
+        names.tensor(out, "mlp.experts.down", (count, hidden, width), how="stacked")
+
+    return decoder(config, block)
+
+
+def _shared_experts(names: Names, config: ModelConfig, layer: int) -> None:
+    """DeepSeek and GLM 4.5: dense layers first, then routed experts beside shared ones."""
+    if not config.is_sparse(layer):
+        gated_mlp(names, config)
+        return
+    assert config.experts is not None
+    experts(names, config)
+    gated_mlp(names, config, "mlp.shared_experts", "mlp.shared", config.experts.shared)
+
+
+def _glm4_moe(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias)
+        if config.numbers["use_qk_norm"]:
+            head_norms(names, config)
+        _shared_experts(names, config, layer)
+        if config.is_sparse(layer):
+            names.tensor("mlp.gate.e_score_correction_bias", "mlp.correction", (_count(config),))
+
+    return decoder(config, block)
+
+
+def _count(config: ModelConfig) -> int:
+    assert config.experts is not None
+    return config.experts.count
+
+
+# -- latent attention --------------------------------------------------------------------------------------------------
+
+
+def _latent_attention(names: Names, config: ModelConfig) -> None:
+    latent, hidden = config.latent, config.hidden
+    assert latent is not None
+    here, there, bias = "self_attn", "attention", config.attention_bias
+    queries = config.heads * (latent.plain + latent.rotated)
+    if latent.q_rank is None:
+        names.linear(f"{here}.q_proj", f"{there}.q", queries, hidden)
+    else:
+        names.linear(f"{here}.q_a_proj", f"{there}.q_down", latent.q_rank, hidden, bias=bias)
+        names.norm(f"{here}.q_a_layernorm", f"{there}.q_norm", latent.q_rank)
+        names.linear(f"{here}.q_b_proj", f"{there}.q", queries, latent.q_rank)
+    kept = latent.kv_rank + latent.rotated
+    names.linear(f"{here}.kv_a_proj_with_mqa", f"{there}.kv_down", kept, hidden, bias=bias)
+    names.norm(f"{here}.kv_a_layernorm", f"{there}.kv_norm", latent.kv_rank)
+    expanded = config.heads * (latent.plain + latent.value)
+    names.linear(f"{here}.kv_b_proj", f"{there}.expansion", expanded, latent.kv_rank)
+    names.linear(f"{here}.o_proj", f"{there}.out", hidden, config.heads * latent.value, bias=bias)
+
+
+def _deepseek_v2(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        _latent_attention(names, config)
+        _shared_experts(names, config, layer)
+
+    return decoder(config, block)
+
+
+def _deepseek_v3(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        _latent_attention(names, config)
+        _shared_experts(names, config, layer)
+        if config.is_sparse(layer):
+            names.tensor("mlp.gate.e_score_correction_bias", "mlp.correction", (_count(config),))
+
+    return decoder(config, block)
+
+
+LLAMA = Family("ramify.models.llama:Llama", _plain)
+QWEN2 = Family("ramify.models.qwen2:Qwen2", _qwen2)
+QWEN3 = Family("ramify.models.qwen3:Qwen3", _qwen3)
+SMOLLM3 = Family("ramify.models.smollm3:SmolLM3", _plain)
+OLMO2 = Family("ramify.models.olmo2:Olmo2", _olmo2)
+GRANITE = Family("ramify.models.granite:Granite", _plain)
+PHI3 = Family("ramify.models.phi3:Phi3", _phi3)
+GLM = Family("ramify.models.glm:Glm", _glm)
+GLM4 = Family("ramify.models.glm:Glm4", _glm4)
+COHERE = Family("ramify.models.cohere:Cohere", _cohere)
+COHERE2 = Family("ramify.models.cohere:Cohere2", _cohere)
+GPT2 = Family("ramify.models.gpt2:GPT2", _gpt2, prefix="transformer.")
+GEMMA = Family("ramify.models.gemma:Gemma", _plain)
+GEMMA2 = Family("ramify.models.gemma2:Gemma2", _gemma2)
+GEMMA3 = Family("ramify.models.gemma3:Gemma3", _gemma3)
+MIXTRAL = Family("ramify.models.mixtral:Mixtral", _mixtral)
+QWEN2_MOE = Family("ramify.models.qwen2_moe:Qwen2Moe", _qwen2_moe)
+QWEN3_MOE = Family("ramify.models.qwen3_moe:Qwen3Moe", _qwen3_moe)
+GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss)
+GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe)
+GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe)
+DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2)
+DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3)
