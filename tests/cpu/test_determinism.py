@@ -20,14 +20,14 @@ NEW = 24
 Answer = tuple[list[int], list[float]]
 
 
-@pytest.fixture(scope="module", params=["bundled", "stories", "qwen3"])
+@pytest.fixture(scope="module", params=["bundled", "stories", "qwen3", "gemma2", "gpt-oss", "deepseek-v3"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "bundled":
         return BUNDLED
     if request.param == "stories":
         return shared("weights/TinyStories-656K")
-    made = tmp_path_factory.mktemp("qwen3")
-    save("qwen3", made)
+    made = tmp_path_factory.mktemp(request.param)
+    save(request.param, made)
     return made
 
 

@@ -19,10 +19,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import ramify
 from assets import shared
-from ramify.config.model import read_config
+from ramify.config.model import parse_config, read_config
 from ramify.core.errors import StartupError
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import FAMILIES as ARCHITECTURES
+from ramify.models.registry import family_of
 from ramify.ops.cpu.library import load
 
 NEW = 64
@@ -60,6 +61,53 @@ def test_logits(tiny: tuple[Path, PreTrainedModel], chunks: list[int], attention
     tokens = tokens_of(random.Random(1), 150, model.config.vocab_size)
     ours = all_logits(make_runner(folder, attention_backend=attention), tokens, chunks)
     assert relative_error(ours, reference_logits(model, tokens)) < 1e-4
+
+
+def test_a_checkpoint_saved_from_below_the_head(tmp_path: Path) -> None:
+    """As GPT-2 is published: no prefix, and masks among the tensors."""
+    model = save("gpt2", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("lm_head.weight", None)
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file({**tensors, "h.0.attn.bias": torch.ones(1, 1, 4, 4)}, tmp_path / "model.safetensors")
+    tokens = tokens_of(random.Random(1), 50, model.config.vocab_size)
+    assert relative_error(all_logits(make_runner(tmp_path), tokens, [50]), reference_logits(model, tokens)) < 1e-4
+
+
+def test_layers_that_guess_further_tokens_are_left_alone(tmp_path: Path) -> None:
+    """Published checkpoints of DeepSeek V3 and GLM 4.5 have one behind the last."""
+    save("deepseek-v3", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "model.layers.3.eh_proj.weight": torch.ones(4)}, tmp_path / "model.safetensors")
+    checked_tensors(tmp_path, read_config(tmp_path))
+
+
+@pytest.mark.parametrize(("context", "factors"), [(60, "short"), (512, "long")])
+def test_longrope_follows_the_context_that_is_served(tmp_path: Path, context: int, factors: str) -> None:
+    """Not the length of a request: what is cached of its beginning has to stay right while it grows."""
+    model = save("phi4-mini", tmp_path)
+    tokens = tokens_of(random.Random(1), 50, model.config.vocab_size)
+    ours = all_logits(make_runner(tmp_path, context_length=context), tokens, [50])
+    close = relative_error(ours, reference_logits(model, tokens)) < 1e-4
+    assert close == (factors == "short")  # of a text that is short, transformers takes the short ones
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "deepseek-v3", "gpt2"])
+def test_weights_from_nothing(tmp_path: Path, name: str) -> None:
+    make_config(name).save_pretrained(tmp_path)
+    ours = all_logits(make_runner(tmp_path, load_format="dummy"), list(range(3, 40)), [37])
+    assert ours.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"topk_method": "greedy"}, {"scoring_func": "softmax"}, {"n_group": 3}, {"topk_group": 5}, {"topk_group": 0}],
+    ids=str,
+)
+def test_ways_to_choose_experts_that_are_not_known(change: dict) -> None:
+    raw = {**make_config("deepseek-v3").to_dict(), **change}
+    with pytest.raises(StartupError, match=next(iter(change))):
+        family_of(parse_config(raw)).layout(parse_config(raw))
 
 
 @pytest.mark.parametrize("page_size", [1, 16])

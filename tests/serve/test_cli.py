@@ -38,11 +38,11 @@ def folder() -> str:
 def test_help_names_every_command() -> None:
     done = ramify("--help")
     assert done.returncode == 0
-    for command in ("serve", "generate", "chat", "bench", "explain", "doctor"):
+    for command in ("serve", "generate", "chat", "bench", "explain", "models", "doctor"):
         assert f"  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "generate", "chat", "explain", "doctor"])
+@pytest.mark.parametrize("command", ["serve", "generate", "chat", "explain", "models", "doctor"])
 def test_every_command_has_help(command: str) -> None:
     done = ramify(command, "--help")
     assert done.returncode == 0
@@ -166,6 +166,15 @@ def test_chat_with_nobody() -> None:
     done = ramify("chat", "--url", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert "does not answer" in done.stderr
+
+
+def test_models() -> None:
+    done = ramify("models")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert "Gemma2ForCausalLM" in done.stdout
+    assert all("native  yes" in line for line in lines[1:])
+    assert ramify("models", "all").returncode == 2
 
 
 def test_explain(folder: str) -> None:

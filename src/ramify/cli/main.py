@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("ramify.cli.chat:chat", "talk to a model in the terminal"),
     "bench": ("ramify.cli.bench:bench", "measure a server, or the engine itself"),
     "explain": ("ramify.cli.serve:explain", "show what a run would use, and why"),
+    "models": ("ramify.cli.models:models", "list the architectures that can be served"),
     "doctor": ("ramify.cli.doctor:doctor", "look at this machine and this installation"),
     "version": ("ramify.cli.main:version", "print the version"),
 }

@@ -220,7 +220,6 @@ DEEPSEEK_V2 = Dialect(
     reads={
         "n_routed_experts": 64,
         "kv_lora_rank": 512,
-        "norm_topk_prob": False,
         "routed_scaling_factor": 1.0,
         "n_group": 1,
         "topk_group": 1,

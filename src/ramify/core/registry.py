@@ -35,6 +35,10 @@ class Registry(Generic[T]):
         module, _, attribute = target.partition(":")
         return getattr(import_module(module), attribute)
 
+    def is_own(self, name: str) -> bool:
+        """True for what no other package brought."""
+        return name in self._entries
+
     @property
     def _plugged(self) -> dict[str, str]:
         if self._plugins is None:

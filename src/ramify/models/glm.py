@@ -1,5 +1,6 @@
-"""GLM-4: half of each head is rotated, in interleaved pairs (Zeng et al. 2024). The models of 2025 have norms after each
-part as well.
+"""GLM-4: half of each head is rotated, in interleaved pairs (Zeng et al. 2024).
+
+The models of 2025 have norms after each part as well.
 """
 
 from __future__ import annotations

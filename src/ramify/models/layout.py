@@ -35,12 +35,13 @@ Layout = dict[str, Destination]
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family's code is (`module:class`), and what its checkpoints hold. Some of them were saved without
-    `prefix`, from the model below the head.
+    """Where a family's code is (`module:class`), what its checkpoints hold, and which models it serves, for people.
+    Some checkpoints were saved without `prefix`, from the model below the head.
     """
 
     code: str
     layout: Callable[[ModelConfig], Layout]
+    models: str = ""
     prefix: str = "model."
 
 

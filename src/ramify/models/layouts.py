@@ -246,6 +246,8 @@ def _shared_experts(names: Names, config: ModelConfig, layer: int) -> None:
 
 
 def _glm4_moe(config: ModelConfig) -> Layout:
+    _check_groups(config)
+
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         attention(names, config, qkv_bias=config.attention_bias)
@@ -285,7 +287,18 @@ def _latent_attention(names: Names, config: ModelConfig) -> None:
     names.linear(f"{here}.o_proj", f"{there}.out", hidden, config.heads * latent.value, bias=bias)
 
 
+def _check_choice(config: ModelConfig, key: str, allowed: tuple[str, ...]) -> None:
+    if config.numbers[key] not in allowed:
+        raise StartupError(
+            f"config.json: {key} {config.numbers[key]!r} is not supported", f"Supported: {', '.join(allowed)}."
+        )
+
+
 def _deepseek_v2(config: ModelConfig) -> Layout:
+    _check_choice(config, "topk_method", ("greedy", "group_limited_greedy"))
+    _check_choice(config, "scoring_func", ("softmax",))
+    _check_groups(config)
+
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         _latent_attention(names, config)
@@ -294,7 +307,23 @@ def _deepseek_v2(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
+def _check_groups(config: ModelConfig) -> None:
+    """Experts are divided evenly, and enough of them are left to choose from."""
+    groups, kept = config.numbers["n_group"], config.numbers["topk_group"]
+    experts = config.experts
+    assert experts is not None
+    if experts.count % groups or not 0 < kept <= groups or experts.count // groups * kept < experts.chosen:
+        raise StartupError(
+            f"config.json: n_group {groups} and topk_group {kept} do not go with {experts.count} experts of which "
+            f"{experts.chosen} are chosen"
+        )
+
+
 def _deepseek_v3(config: ModelConfig) -> Layout:
+    _check_choice(config, "topk_method", ("noaux_tc",))
+    _check_choice(config, "scoring_func", ("sigmoid",))
+    _check_groups(config)
+
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         _latent_attention(names, config)
@@ -305,26 +334,26 @@ def _deepseek_v3(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
-LLAMA = Family("ramify.models.llama:Llama", _plain)
-QWEN2 = Family("ramify.models.qwen2:Qwen2", _qwen2)
-QWEN3 = Family("ramify.models.qwen3:Qwen3", _qwen3)
-SMOLLM3 = Family("ramify.models.smollm3:SmolLM3", _plain)
-OLMO2 = Family("ramify.models.olmo2:Olmo2", _olmo2)
-GRANITE = Family("ramify.models.granite:Granite", _plain)
-PHI3 = Family("ramify.models.phi3:Phi3", _phi3)
-GLM = Family("ramify.models.glm:Glm", _glm)
-GLM4 = Family("ramify.models.glm:Glm4", _glm4)
-COHERE = Family("ramify.models.cohere:Cohere", _cohere)
-COHERE2 = Family("ramify.models.cohere:Cohere2", _cohere)
-GPT2 = Family("ramify.models.gpt2:GPT2", _gpt2, prefix="transformer.")
-GEMMA = Family("ramify.models.gemma:Gemma", _plain)
-GEMMA2 = Family("ramify.models.gemma2:Gemma2", _gemma2)
-GEMMA3 = Family("ramify.models.gemma3:Gemma3", _gemma3)
-MIXTRAL = Family("ramify.models.mixtral:Mixtral", _mixtral)
-QWEN2_MOE = Family("ramify.models.qwen2_moe:Qwen2Moe", _qwen2_moe)
-QWEN3_MOE = Family("ramify.models.qwen3_moe:Qwen3Moe", _qwen3_moe)
-GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss)
-GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe)
-GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe)
-DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2)
-DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3)
+LLAMA = Family("ramify.models.llama:Llama", _plain, "Llama 2 and 3, Mistral")
+QWEN2 = Family("ramify.models.qwen2:Qwen2", _qwen2, "Qwen2, Qwen2.5")
+QWEN3 = Family("ramify.models.qwen3:Qwen3", _qwen3, "Qwen3")
+SMOLLM3 = Family("ramify.models.smollm3:SmolLM3", _plain, "SmolLM3")
+OLMO2 = Family("ramify.models.olmo2:Olmo2", _olmo2, "OLMo 2 and 3")
+GRANITE = Family("ramify.models.granite:Granite", _plain, "Granite 3")
+PHI3 = Family("ramify.models.phi3:Phi3", _phi3, "Phi-3, Phi-3.5, Phi-4")
+GLM = Family("ramify.models.glm:Glm", _glm, "GLM-4 of 2024")
+GLM4 = Family("ramify.models.glm:Glm4", _glm4, "GLM-4 of 2025")
+COHERE = Family("ramify.models.cohere:Cohere", _cohere, "Command R, R+")
+COHERE2 = Family("ramify.models.cohere:Cohere2", _cohere, "Command R7B, Command A")
+GPT2 = Family("ramify.models.gpt2:GPT2", _gpt2, "GPT-2", prefix="transformer.")
+GEMMA = Family("ramify.models.gemma:Gemma", _plain, "Gemma")
+GEMMA2 = Family("ramify.models.gemma2:Gemma2", _gemma2, "Gemma 2")
+GEMMA3 = Family("ramify.models.gemma3:Gemma3", _gemma3, "Gemma 3, text")
+MIXTRAL = Family("ramify.models.mixtral:Mixtral", _mixtral, "Mixtral")
+QWEN2_MOE = Family("ramify.models.qwen2_moe:Qwen2Moe", _qwen2_moe, "Qwen1.5-MoE, Qwen2-MoE")
+QWEN3_MOE = Family("ramify.models.qwen3_moe:Qwen3Moe", _qwen3_moe, "Qwen3-MoE")
+GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss, "GPT-OSS with weights in bf16")
+GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe, "Granite 3, 1B-A400M and 3B-A800M")
+GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, "GLM-4.5")
+DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, "DeepSeek V2")
+DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, "DeepSeek V3 and R1, with weights in bf16")
