@@ -233,9 +233,9 @@ def test_native_constraints_begin_after_the_reasoning_if_asked(reciting: Server,
 
 
 def test_reasoning_that_is_not_known_cannot_be_required(stories: Server) -> None:
-    status, answer, _ = stories.request("/generate", {"text": "x", "require_reasoning": True})
+    status, _, body = stories.request("/generate", {"text": "x", "require_reasoning": True})
     assert status == 400
-    assert "--reasoning-parser" in str(answer)
+    assert "--reasoning-parser" in str(body)
 
 
 def test_an_answer_that_goes_on_inside_its_reasoning(client: OpenAI) -> None:
