@@ -38,10 +38,11 @@ def all_logits(runner: Runner, tokens: list[int], chunks: list[int]) -> torch.Te
     """Logits at every position of one request, computed in chunks of the given sizes."""
     pages = list(range(1, len(tokens) // runner.slots.page_size + 2))
     opened = Opened(0, 1, tokens, len(tokens), 0, SamplingParams(), 0)
+    grants = [Grant(0, group, pages[::-1] if group else pages) for group in range(len(runner.pool.pools))]
     found, first = [], True
     for step, count in enumerate(chunks, 1):
         row = Row(0, 1, count, False)
-        plan = Plan(step, [row], [opened] if first else [], [Grant(0, 0, pages)] if first else [], [], [])
+        plan = Plan(step, [row], [opened] if first else [], grants if first else [], [], [])
         first = False
         with torch.inference_mode():
             forwarded = runner.forward(plan)

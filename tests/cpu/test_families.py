@@ -110,6 +110,25 @@ def test_ways_to_choose_experts_that_are_not_known(change: dict) -> None:
         family_of(parse_config(raw)).layout(parse_config(raw))
 
 
+@pytest.mark.parametrize("name", ["olmo3", "gemma3", "gpt-oss"])
+def test_windows_whose_pages_are_scarce(tmp_path: Path, name: str) -> None:
+    """Prefixes lose their windows, requests wait for pages; what they write does not change."""
+    model, rnd = save(name, tmp_path), random.Random(5)
+    vocab = model.config.vocab_size
+    stem = tokens_of(rnd, 60, vocab)
+    prompts = [stem[: rnd.randrange(60)] + tokens_of(rnd, rnd.randrange(1, 60), vocab) for _ in range(24)]
+    settings = {"chunked_prefill_size": 16, "page_size": 4, "max_running_requests": 3, "max_total_tokens": 800}
+    with engine(tmp_path, **settings) as scarce:
+        pages = scarce._loop.scheduler.ledger.window.pool.total
+        assert pages * 4 < 400
+        outputs = scarce.generate(input_ids=prompts, sampling_params=GREEDY)
+        again = scarce.generate(input_ids=prompts, sampling_params=GREEDY)
+    for prompt, output, other in zip(prompts, outputs, again, strict=True):
+        check_greedy(model, prompt, output["output_ids"])
+        assert not COMPILED or other["output_ids"] == output["output_ids"]
+    assert sum(o["meta_info"]["cached_tokens"] for o in again) > 0
+
+
 @pytest.mark.parametrize("page_size", [1, 16])
 def test_logits_of_a_real_model(stories: tuple[Path, PreTrainedModel], page_size: int) -> None:
     folder, model = stories
@@ -134,7 +153,12 @@ def scenarios(folder: Path, model: PreTrainedModel) -> Iterator[tuple[str, list[
         yield "alone", prompts[:3], [alone.generate(input_ids=p, sampling_params=GREEDY) for p in prompts[:3]], alone
         warm = [p + tokens_of(rnd, 5, vocab) for p in prompts[:3]]
         outputs = [alone.generate(input_ids=p, sampling_params=GREEDY) for p in warm]
-        assert all(o["meta_info"]["cached_tokens"] == len(p) for o, p in zip(outputs, prompts, strict=False))
+        windowed = read_config(folder).window is not None
+        for output, prompt in zip(outputs, prompts, strict=False):
+            # The page where a prompt ends and its output begins is not shared before the output is there, and by then
+            # the window may have left it: such a hit ends with the page before.
+            known = len(prompt) // 16 * 16 if windowed else len(prompt)
+            assert known <= output["meta_info"]["cached_tokens"] <= len(prompt)
         yield "warm", warm, outputs, alone
     with engine(folder) as batched:
         yield "batch", prompts, batched.generate(input_ids=prompts, sampling_params=GREEDY), batched

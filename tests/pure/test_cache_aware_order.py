@@ -24,7 +24,7 @@ class Instant(FakeExecutor):
             tokens.append([self.fresh] if row.sample else [])
         return StepResult(plan.step, tokens, {}, [copy.ticket for copy in plan.copies], {})
 
-    def poison(self, pages: object) -> None: ...
+    def poison(self, group: int, pages: object) -> None: ...
 
 
 def world(pool: int, rows: int, page_size: int, policy: str = "lpm", chunk: int = 2048) -> World:

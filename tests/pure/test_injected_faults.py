@@ -16,7 +16,7 @@ from ramify.worker.fake import FakeExecutor
 
 
 class DropsCopies(FakeExecutor):
-    def copy(self, source: int, target: int) -> None: ...
+    def copy(self, group: int, source: int, target: int) -> None: ...
 
 
 class FreesEarly(Ledger):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from world import VOCAB, World, expected, prompts, submit
@@ -21,8 +22,8 @@ class SpreadsNan(FakeExecutor):
 
     tells = staticmethod(lambda row: True)
 
-    def __init__(self, pages: int, page_size: int, vocab: int) -> None:
-        super().__init__(pages, page_size, vocab)
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
         self.nan: set[tuple[int, int]] = set()  # (page, offset)
         self.poisoned = 0  # rows that read NaN which was not of their own making
 
@@ -47,8 +48,8 @@ class SpreadsNan(FakeExecutor):
         super().write(slot, position)
         self._mark((slot.pages[position // self.page_size], position % self.page_size), slot.tokens[position] == BAD)
 
-    def copy(self, source: int, target: int) -> None:
-        super().copy(source, target)
+    def copy(self, group: int, source: int, target: int) -> None:
+        super().copy(group, source, target)
         for offset in range(self.page_size):
             self._mark((target, offset), (source, offset) in self.nan)
 

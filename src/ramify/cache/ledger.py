@@ -10,6 +10,8 @@ A page goes back to the pool only when no step in flight reads or writes it. A c
 until the last step that touched it is settled: its pages are not free, and what it gave to the tree stays locked.
 Only committed tokens are ever published or inserted, so a match never promises what a step in flight may still fail
 to write.
+
+Layers that see only a window have pages of their own, a second group, one for each page of the first: see `window`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ramify.cache.pool import PagePool
-from ramify.cache.prefix import TOKEN_BYTES, Match, NoPrefix, PrefixCache
+from ramify.cache.prefix import TOKEN_BYTES, Match, NoPrefix, PrefixCache, Taken
 from ramify.cache.tree import RadixTree
+from ramify.cache.window import NoWindow, WindowGroup, WindowPages, WindowShape
 from ramify.wire.plan import PageCopy
 
 AHEAD = 16  # tokens; pages of this size and above are taken one by one
 FULL = 0  # the group of ordinary attention layers: every position, for ever
+WINDOW = 1  # the group of layers with a window
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +38,8 @@ class Lease:
     """The pages of one running request: position p stands in `pages[p // page_size]`.
 
     The first `published` pages belong to the tree and are held through `node`; the rest is the lease's own. `granted`
-    pages have been told to the worker. `start` is the first position that has to be computed.
+    pages have been told to the worker. `start` is the first position that has to be computed. `window` are the pages
+    of the second group, of which the window has left those before index `slid`.
     """
 
     salt: str
@@ -41,6 +47,8 @@ class Lease:
     pages: list[int]
     published: int
     start: int
+    window: list[int] = field(default_factory=list)
+    slid: int = 0
     granted: int = 0
     private: bool = False  # somebody else published the same tokens first: the rest stays unshared until the end
 
@@ -50,31 +58,51 @@ class _Limbo:
     step: int
     nodes: list[Any]
     pages: list[int] = field(default_factory=list)
+    window: list[int] = field(default_factory=list)
 
 
 class Ledger:
     """The one writer of page ownership.
 
-    `pages` is the size of the pool, `page_size` in tokens. `freed`, if given, is told of every page that returns.
+    `pages` is the size of the pool, `page_size` in tokens. `freed`, if given, is told of every page that returns, by
+    group. `window`: there is a second group.
     """
 
     def __init__(
-        self, pages: int, page_size: int, *, reuse: bool = True, freed: Callable[[Iterable[int]], None] | None = None
+        self,
+        pages: int,
+        page_size: int,
+        *,
+        reuse: bool = True,
+        window: WindowShape | None = None,
+        freed: Callable[[int, Iterable[int]], None] | None = None,
     ) -> None:
         self.page_size = page_size
         self.reuse = reuse
+        self._shape = window
         self._freed = freed
         self._build(pages)
 
     def _build(self, pages: int) -> None:
         self.pool = PagePool(pages)
-        self.pool.freed = self._freed
+        self.pool.freed = self._returned
+        self.window: WindowGroup = (
+            NoWindow()
+            if self._shape is None
+            else WindowPages(self._shape, self.page_size, None if self._freed is None else partial(self._freed, WINDOW))
+        )
         self.cache: PrefixCache = RadixTree(self.pool, self.page_size) if self.reuse else NoPrefix()
         self.settled = 0
         self._leases: set[Lease] = set()
         self._limbo: list[_Limbo] = []
         self._copies: dict[int, Any] = {}  # ticket -> source node
+        self._window_copies: dict[int, int] = {}  # ticket -> source page
         self._tickets = 0
+
+    def _returned(self, pages: list[int]) -> None:
+        self.window.forget(pages)
+        if self._freed is not None:
+            self._freed(FULL, pages)
 
     # -- how much there is -----------------------------------------------------------------------------------------
 
@@ -86,6 +114,16 @@ class Ledger:
     def available(self) -> int:
         """Pages that can be had at once: free ones and idle ones of the cache."""
         return len(self.pool) + self.cache.pages - self.cache.locked
+
+    @property
+    def room(self) -> int:
+        """By how many pages a lease can grow at once, in every group."""
+        return min(self.available, self.window.room)
+
+    def has_room(self, lease: Lease, tokens: int) -> bool:
+        """Whether a lease could come to hold so many tokens."""
+        need = self.pages_for(tokens) - len(lease.pages)
+        return need <= self.available and self.window.enough(need)
 
     @property
     def in_limbo(self) -> bool:
@@ -103,8 +141,10 @@ class Ledger:
     # -- the life of a lease -----------------------------------------------------------------------------------------
 
     def match(self, key: bytes, salt: str) -> Match:
-        """What the cache has of `key`; the caller cuts `key` to what it may use."""
-        return self.cache.match(key, salt)
+        """What the cache has of `key`, in every group; the caller cuts `key` to what it may use."""
+        found = self.cache.match(key, salt)
+        usable = self.window.usable(found)
+        return found if usable == found.tokens else self.cache.match(key[: usable * TOKEN_BYTES], salt)
 
     def open(self, match: Match) -> tuple[Lease, list[PageCopy]]:
         """Lease the matched pages, and a page to copy the extra tokens to where one can be had.
@@ -113,6 +153,7 @@ class Ledger:
         """
         node = self.cache.lock(match)
         lease = Lease(match.salt, node, list(match.pages), len(match.pages), len(match.pages) * self.page_size)
+        lease.window = self.window.enter(lease.pages)
         self._leases.add(lease)
         return lease, self._copy_extra(lease, match)
 
@@ -120,21 +161,26 @@ class Ledger:
         if not match.extra:
             return []
         self.cache.hold(match.source_node)  # before anything is evicted to make room
-        target = self._take(1)
-        if target is None:
+        source = self.window.source(match.source)
+        if not self._add_pages(lease, 1):
             self.cache.unlock(match.source_node)
+            self.window.release([source])
             return []
+        lease.start += match.extra
         self._tickets += 1
         self._copies[self._tickets] = match.source_node
-        lease.pages += target
-        lease.start += match.extra
-        return [PageCopy(FULL, match.source, target[0], self._tickets)]
+        copies = [PageCopy(FULL, match.source, lease.pages[-1], self._tickets)]
+        if source:
+            self._tickets += 1
+            self._window_copies[self._tickets] = source
+            copies.append(PageCopy(WINDOW, source, lease.window[-1], self._tickets))
+        return copies
 
     def cancel(self, lease: Lease, copies: list[PageCopy]) -> None:
         """Undo `open` in the same plan: nothing was sent to the worker."""
         self._leases.remove(lease)
         self.copied([copy.ticket for copy in copies])
-        self._release([lease.node], lease.pages[lease.published :])
+        self._release([lease.node], lease.pages[lease.published :], lease.window)
 
     def grow(self, lease: Lease, tokens: int) -> bool:
         """Make room for `tokens` positions; False, and nothing is done, where there are not enough pages.
@@ -144,19 +190,32 @@ class Ledger:
         need = -(-tokens // self.page_size) - len(lease.pages)
         if need <= 0:
             return True
-        if need * self.page_size < AHEAD <= len(self.pool) * self.page_size:
+        if need * self.page_size < AHEAD <= min(len(self.pool), self.window.free) * self.page_size:
             need = AHEAD // self.page_size
-        pages = self._take(need)
+        return self._add_pages(lease, need)
+
+    def _add_pages(self, lease: Lease, count: int) -> bool:
+        """In every group, or in none."""
+        window = self.window.take(count)
+        if window is None:
+            return False
+        pages = self._take(count)
         if pages is None:
+            self.window.release(window)
             return False
         lease.pages += pages
+        lease.window += window
         return True
 
-    def ungranted(self, lease: Lease) -> list[int]:
-        """Pages that the worker has not been told of; they count as told from now on."""
-        pages = lease.pages[lease.granted :]
+    def slide(self, lease: Lease, computed: int) -> None:
+        """Give back what a window has left: no step, in flight or to come, computes a position before `computed`."""
+        lease.slid = self.window.slide(lease.window, lease.slid, computed)
+
+    def ungranted(self, lease: Lease) -> list[tuple[int, list[int]]]:
+        """Pages that the worker has not been told of, by group; they count as told from now on."""
+        new = [(FULL, lease.pages[lease.granted :]), (WINDOW, lease.window[lease.granted :])]
         lease.granted = len(lease.pages)
-        return pages
+        return [(group, pages) for group, pages in new if pages]
 
     def publish(self, lease: Lease, key: bytes, computed: int) -> None:
         """Share the whole pages among the first `computed` positions, all committed, while the request goes on."""
@@ -170,6 +229,7 @@ class Ledger:
             lease.private = True
         else:
             lease.node, lease.published = node, whole
+            self.window.keep(lease.pages[span], lease.window[span])
 
     def close(self, lease: Lease, key: bytes, computed: int, last_step: int) -> None:
         """End a lease: the tokens of `key` at the first `computed` positions go to the cache, other pages to the pool.
@@ -179,16 +239,24 @@ class Ledger:
         self._leases.remove(lease)
         offered = lease.pages[: self.pages_for(computed)]
         taken = self.cache.insert(key[: computed * TOKEN_BYTES], offered, lease.salt)
+        self._keep_window(lease, key[: computed * TOKEN_BYTES], taken)
         first, last = max(taken.first, lease.published), max(taken.last, lease.published)
         left = lease.pages[lease.published : first] + lease.pages[last:]
         nodes = [lease.node]
         if last_step <= self.settled:
-            self._release(nodes, left)
+            self._release(nodes, left, lease.window)
             return
         if taken.node is not None:
             self.cache.hold(taken.node)
             nodes.append(taken.node)
-        self._limbo.append(_Limbo(last_step, nodes, left))
+        self._limbo.append(_Limbo(last_step, nodes, left, lease.window))
+
+    def _keep_window(self, lease: Lease, key: bytes, taken: Taken) -> None:
+        """The tree may have had the same tokens on other pages, without their window: it has that from now on."""
+        if lease.window:
+            span = slice(taken.first, taken.last)
+            self.window.keep(lease.pages[span], lease.window[span])
+            self.window.keep(self.cache.match(key, lease.salt).pages, lease.window)
 
     def settle(self, step: int) -> None:
         """Step `step` and all before it are over: what only they touched is free."""
@@ -198,12 +266,15 @@ class Ledger:
         over = [entry for entry in self._limbo if entry.step <= step]
         self._limbo = [entry for entry in self._limbo if entry.step > step]
         for entry in over:
-            self._release(entry.nodes, entry.pages)
+            self._release(entry.nodes, entry.pages, entry.window)
 
     def copied(self, tickets: list[int]) -> None:
         """These copies are done: their sources may go."""
         for ticket in tickets:
-            self.cache.unlock(self._copies.pop(ticket))
+            if ticket in self._window_copies:
+                self.window.release([self._window_copies.pop(ticket)])
+            else:
+                self.cache.unlock(self._copies.pop(ticket))
 
     def _take(self, count: int) -> list[int] | None:
         short = count - len(self.pool)
@@ -211,10 +282,11 @@ class Ledger:
             self.cache.evict(short)
         return self.pool.take(count)
 
-    def _release(self, nodes: list[Any], pages: list[int]) -> None:
+    def _release(self, nodes: list[Any], pages: list[int], window: list[int]) -> None:
         for node in nodes:
             self.cache.unlock(node)
         self.pool.give(pages)
+        self.window.release(window)
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
 
@@ -228,6 +300,7 @@ class Ledger:
         held.update(node for entry in self._limbo for node in entry.nodes)
         held.update(self._copies.values())
         kept, wrong = self.cache.check(held)
+        wrong += self.window.check(self._window_holders(), set(kept))
         places = {"free": self.pool.free_pages(), "in the cache": kept}
         places["leased"] = [page for lease in self._leases for page in lease.pages[lease.published :]]
         places["in limbo"] = [page for entry in self._limbo for page in entry.pages]
@@ -237,6 +310,12 @@ class Ledger:
                 where = [name for name, pages in places.items() if page in pages]
                 wrong.append(f"page {page} is in {seen[page]} places: {', '.join(where) or 'nowhere'}")
         return wrong
+
+    def _window_holders(self) -> Counter[int]:
+        holders = Counter(page for lease in self._leases for page in lease.window if page)
+        holders.update(page for entry in self._limbo for page in entry.window if page)
+        holders.update(self._window_copies.values())
+        return holders
 
     def rebuild(self) -> None:
         """Start over with an empty cache. Only at idle, when no request holds a lease and no step is in flight."""

@@ -121,8 +121,17 @@ class ModelConfig:
     @property
     def kv_bytes_per_token(self) -> int:
         """Elements of K and V over all layers for one position; times the size of an element it is bytes."""
+        return self.layers * self._kept_by_layer
+
+    @property
+    def window_bytes_per_token(self) -> int:
+        """Of these, elements of layers with a window."""
+        return sum(self.windowed) * self._kept_by_layer
+
+    @property
+    def _kept_by_layer(self) -> int:
         heads, key, value = self.kept
-        return self.layers * heads * (key + value)
+        return heads * (key + value)
 
     @property
     def parameters(self) -> int:

@@ -51,6 +51,7 @@ class MemoryPlan:
     pool: int
     pool_tokens: int
     bytes_per_token: int
+    window_tokens: int = 0  # of layers with a window, which have a pool of their own
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Resolved:
     @property
     def pages(self) -> int:
         return self.memory.pool_tokens // self.page_size
+
+    @property
+    def window_pages(self) -> int:
+        """Pages of layers that see only a window."""
+        return self.memory.window_tokens // self.page_size
 
 
 class _Notes:
@@ -305,11 +311,13 @@ def _plan_memory(
     room = int(machine.memory * share) - weights - activations - PROCESS_BYTES
     useful = rows * context
     asked = settings.cache.max_total_tokens
-    tokens = min(room // per_token, useful) if asked is None else asked
+    windows = _Windows(model, element, rows * ((model.window or 0) + chunk + 2 * page_size))
+    tokens = min(windows.fit(room), useful) if asked is None else asked
     tokens = tokens // page_size * page_size
-    if asked is not None and tokens * per_token + weights + activations > machine.memory:
+    pool = windows.size(tokens)
+    if asked is not None and pool + weights + activations > machine.memory:
         raise StartupError(
-            f"--max-total-tokens {asked} needs {_gib(tokens * per_token)} beside {_gib(weights)} of weights, and "
+            f"--max-total-tokens {asked} needs {_gib(pool)} beside {_gib(weights)} of weights, and "
             f"{_gib(machine.memory)} are available",
             f"At most about {max(room // per_token, 0)} tokens fit.",
         )
@@ -329,7 +337,39 @@ def _plan_memory(
     else:
         reason = f"what {share:.0%} of {_gib(machine.memory)} leaves beside the weights ({_gib(weights)})"
     note("max_total_tokens", tokens, reason)
-    return MemoryPlan(machine.memory, share, weights, activations, tokens * per_token, tokens, per_token)
+    beside = 0
+    if model.window is not None:
+        beside = windows.beside(tokens) // page_size * page_size
+        note("window_tokens", beside, f"for the layers that see {model.window} tokens, beside those for the others")
+    return MemoryPlan(machine.memory, share, weights, activations, pool, tokens, per_token, beside)
+
+
+class _Windows:
+    """How memory is divided between layers that keep everything and layers that keep a window.
+
+    The latter get room for `least` tokens, which is what all running requests hold at most, and for a quarter of what
+    the others have where that is more: so that what is cached can be gone on with.
+    """
+
+    def __init__(self, model: ModelConfig, element: int, least: int) -> None:
+        self.window = model.window_bytes_per_token * element
+        self.full, self.least = model.kv_bytes_per_token * element - self.window, least
+
+    def beside(self, tokens: int) -> int:
+        return min(tokens, max(self.least, tokens // 4)) if self.full else tokens
+
+    def size(self, tokens: int) -> int:
+        return tokens * self.full + (self.beside(tokens) * self.window if self.window else 0)
+
+    def fit(self, room: int) -> int:
+        """The most tokens whose size is at most `room`."""
+        if not self.window:
+            return room // self.full
+        few = room // (self.full + self.window)  # as many for both
+        if few < self.least or not self.full:
+            return few
+        many = 4 * room // (4 * self.full + self.window)  # a quarter
+        return many if many // 4 >= self.least else (room - self.least * self.window) // self.full
 
 
 def _activations(model: ModelConfig, tokens: int, rows: int, element: int) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ramify.cache.ledger import Ledger
+from ramify.cache.ledger import FULL, WINDOW, Ledger
+from ramify.cache.window import WindowShape
 from ramify.config.resolve import Resolved
 from ramify.config.settings import GrammarSettings
 from ramify.core.errors import BadRequest, StartupError
@@ -45,7 +46,7 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     schedule = resolved.settings.schedule
     meter, sessions = EngineMeter(resolved), Sessions()
     scheduler = Scheduler(
-        Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache),
+        make_ledger(resolved),
         StepBudget(resolved.chunk, resolved.rows),
         eos_ids=resolved.model.eos_ids,
         policy=make_policy(schedule.schedule_policy),
@@ -63,6 +64,14 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     profiler = None if isinstance(executor, NullExecutor) else executor.profiler
     control = Controls(resolved, meter, sessions, profiler)
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
+
+
+def make_ledger(resolved: Resolved) -> Ledger:
+    """Pages, and a second group of them where some layers see only a window."""
+    window = resolved.model.window
+    shape = None if window is None else WindowShape(resolved.window_pages, window)
+    reuse = not resolved.settings.cache.disable_radix_cache
+    return Ledger(resolved.pages, resolved.page_size, reuse=reuse, window=shape)
 
 
 def make_guides(resolved: Resolved, channel: EngineEnd) -> GrammarGuides:
@@ -99,7 +108,7 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     import torch
 
     from ramify.layers.build import Build
-    from ramify.memory.kv import KVPool
+    from ramify.memory.kv import KVCache, KVPool
     from ramify.models.load import build_model, dummy_weights, load_weights
     from ramify.ops.attention import AttentionShape
     from ramify.ops.platform import make_platform
@@ -134,6 +143,14 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     else:
         load_weights(built, resolved.folder, model, progress)
     shared = model.latent.kv_rank if model.latent else None
-    pool = KVPool(model.layers, resolved.pages, kv_heads, resolved.page_size, key, dtype, platform.device, shared)
-    slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
+    groups = [WINDOW if windowed else FULL for windowed in model.windowed]
+    pools = [
+        KVPool(groups.count(group), pages, kv_heads, resolved.page_size, key, dtype, platform.device, shared)
+        for group, pages in enumerate((resolved.pages, resolved.window_pages))
+        if group == FULL or WINDOW in groups
+    ]
+    pool = KVCache(pools, groups)
+    slots = Slots(
+        resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=len(pools)
+    )
     return ThreadExecutor(Runner(built, pool, slots, attention, platform.kernels), platform.prepare_thread)

@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.sinks = Sinks(build, config.heads) if sinks else None
 
     def forward(self, x_TD: Tensor, angles: Angles, batch: Batch) -> Tensor:
-        k_pool, v_pool = batch.pool.layer(self._layer)
+        (k_pool, v_pool), place = batch.pool.layer(self._layer), batch.place(self._layer)
         q_THC = self._kernels.qkv_rope_store(
             self.project(x_TD),
             self._heads,
@@ -62,11 +62,11 @@ class Attention(nn.Module):
             angles.sin_TR,
             k_pool,
             v_pool,
-            batch.write_at_T,
+            place.write_at_T,
             self._interleaved,
             self._offset,
         )
-        attended_THC = self._backend.forward(q_THC, k_pool, v_pool, batch.attention, self.rule)
+        attended_THC = self._backend.forward(q_THC, k_pool, v_pool, place.attention, self.rule)
         return self.out(attended_THC.flatten(1))
 
     def project(self, x_TD: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ramify.memory.kv import KVPool
+from ramify.memory.kv import KVCache
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,34 @@ class Vectors:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a group of layers keeps a step: the KV slot (page x page size + offset) of each token, and what the
+    attention backend prepared of the group's page tables.
+    """
+
+    write_at_T: Tensor
+    attention: Any
+
+
+@dataclass(frozen=True)
 class Batch:
     """The rows of a step, one after another. T tokens, N rows.
 
-    `tokens_T`, `positions_T` are what is computed; `write_at_T` is the KV slot (page x page size + offset) of each.
-    Row i stands at `starts[i]` with `counts[i]` tokens, after which its request is `lengths[i]` long. `attention` is
-    what the backend prepared, `pool` where K and V are.
+    `tokens_T`, `positions_T` are what is computed. Row i stands at `starts[i]` with `counts[i]` tokens, after which its
+    request is `lengths[i]` long. `places` has an entry per group of layers, `pool` is where K and V are.
     """
 
     tokens_T: Tensor
     positions_T: Tensor
-    write_at_T: Tensor
     starts: list[int]
     counts: list[int]
     lengths: list[int]
-    attention: Any
-    pool: KVPool
+    places: tuple[Place, ...]
+    pool: KVCache
     vectors: Vectors | None = None
+
+    def place(self, layer: int) -> Place:
+        return self.places[self.pool.groups[layer]]
 
     def inputs(self, x_TD: Tensor) -> Tensor:
         """What the first layer reads, of the embeddings of `tokens_T`; writes where vectors were given instead."""

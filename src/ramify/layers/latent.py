@@ -89,9 +89,9 @@ class LatentAttention(nn.Module):
         self.out = Linear(build, config.heads * latent.value, config.hidden, bias=bias)
 
     def forward(self, x_TD: Tensor, angles: Angles, batch: Batch) -> Tensor:
-        k_pool, v_pool = batch.pool.layer(self._layer)
-        self._store(x_TD, angles, k_pool, batch.write_at_T)
-        attended_THR = self._backend.forward(self._queries(x_TD, angles), k_pool, v_pool, batch.attention, self._rule)
+        (k_pool, v_pool), place = batch.pool.layer(self._layer), batch.place(self._layer)
+        self._store(x_TD, angles, k_pool, place.write_at_T)
+        attended_THR = self._backend.forward(self._queries(x_TD, angles), k_pool, v_pool, place.attention, self._rule)
         return self.out(self.expansion.from_latent(attended_THR).flatten(1))
 
     def _queries(self, x_TD: Tensor, angles: Angles) -> Tensor:

@@ -1,6 +1,8 @@
-"""Pages as tensors: the KV pool of ordinary attention layers."""
+"""Pages as tensors: the KV pools of attention layers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -49,3 +51,20 @@ class KVPool:
     @property
     def bytes(self) -> int:
         return sum(pool.nbytes for pool in self._stored)
+
+
+class KVCache:
+    """A pool for each group of layers: all that see everything, and all that see a window. `groups` names the group of
+    every layer.
+    """
+
+    def __init__(self, pools: Sequence[KVPool], groups: Sequence[int]) -> None:
+        self.pools, self.groups = tuple(pools), tuple(groups)
+        self._within = [self.groups[:layer].count(group) for layer, group in enumerate(groups)]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.pools[self.groups[index]].layer(self._within[index])
+
+    @property
+    def bytes(self) -> int:
+        return sum(pool.bytes for pool in self.pools)

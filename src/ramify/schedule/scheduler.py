@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ramify.cache.ledger import FULL, Ledger
+from ramify.cache.ledger import Ledger
 from ramify.cache.prefix import Match
 from ramify.core.errors import BadRequest, Overloaded, UserError
 from ramify.core.finish import Finish, internal_error
@@ -357,7 +357,8 @@ class Scheduler:
         if count <= 0:
             return
         lease = request.held
-        within = (len(lease.pages) + self.ledger.available) * self.ledger.page_size - request.planned
+        self.ledger.slide(lease, request.computed)
+        within = (len(lease.pages) + self.ledger.room) * self.ledger.page_size - request.planned
         if within > 0:
             count = min(count, within)
             self.ledger.grow(lease, request.planned + count)
@@ -369,7 +370,7 @@ class Scheduler:
     def _add_row(self, draft: _Draft, request: Request, count: int, sample: bool, drafts: tuple[int, ...] = ()) -> None:
         lease = request.held
         if lease.granted < len(lease.pages):
-            draft.grants.append(Grant(request.slot, FULL, self.ledger.ungranted(lease)))
+            draft.grants += [Grant(request.slot, group, pages) for group, pages in self.ledger.ungranted(lease)]
         first = request.planned + 1  # the first token this row could score
         score = -1
         if request.wants is not None and request.scored < request.prompt_len:
@@ -386,6 +387,7 @@ class Scheduler:
 
     def _make_room(self, request: Request, positions: int, behind: int) -> bool:
         """Get pages for `positions`, preempting from the end those behind index `behind`. False: sit this step out."""
+        self.ledger.slide(request.held, request.computed)
         while not self.ledger.grow(request.held, positions):
             if self._lingering:
                 self._expire_lingering(everybody=True)
@@ -495,8 +497,7 @@ class Scheduler:
         ledger = self.ledger
         must_fit = bool(self.running or ledger.in_limbo or self._lingering)
         lease, copies = ledger.open(ledger.match(request.key(request.match_limit), request.salt))
-        need = ledger.pages_for(len(request.tokens) + kept) - len(lease.pages)
-        if must_fit and need > ledger.available:
+        if must_fit and not ledger.has_room(lease, len(request.tokens) + kept):
             ledger.cancel(lease, copies)
             self._expire_lingering(everybody=True)
             return False

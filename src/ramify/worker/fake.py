@@ -2,7 +2,8 @@
 
 It keeps (token, position) in every page slot, poisons pages that are freed, applies copies when they run, and derives
 each output token from what it reads THROUGH the page tables: a page used too early, freed too early or not copied
-gives another token, and is noted in `damage`. Steps run late, when their result is waited for, so that whatever the
+gives another token, and is noted in `damage`. With a second group of pages, those are read within their window too,
+and what stands there has to be the same. Steps run late, when their result is waited for, so that whatever the
 scheduler does between launch and result meets them.
 """
 
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from ramify.cache.ledger import WINDOW
+from ramify.cache.window import WindowShape
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Opened, Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
@@ -36,6 +39,7 @@ class _Slot:
     tokens: list[int]
     length: int
     pages: list[int] = field(default_factory=list)
+    window: list[int] = field(default_factory=list)
 
 
 class FakePending:
@@ -48,12 +52,14 @@ class FakePending:
 
 
 class FakeExecutor:
-    """`pages` x `page_size` slots of memory, a vocabulary of `vocab` tokens."""
+    """`pages` x `page_size` slots of memory, a vocabulary of `vocab` tokens. `window`: there is a second group."""
 
-    def __init__(self, pages: int, page_size: int, vocab: int = 50) -> None:
+    def __init__(self, pages: int, page_size: int, vocab: int = 50, window: WindowShape | None = None) -> None:
         self.page_size = page_size
         self.vocab = vocab
         self.memory: list[list[tuple[int, int]]] = [[POISON] * page_size for _ in range(pages + 1)]
+        self.window = window.window if window else 0
+        self.window_memory = [[POISON] * page_size for _ in range(window.pages + 1 if window else 0)]
         self.slots: dict[int, _Slot] = {}
         self.damage: list[str] = []
         self.steps = 0
@@ -69,10 +75,11 @@ class FakeExecutor:
             self._allowed[plan.step, row] = [t for t in range(self.vocab) if words[t // 32] >> (t % 32) & 1]
         return FakePending(self, plan.step)
 
-    def poison(self, pages: Iterable[int]) -> None:
+    def poison(self, group: int, pages: Iterable[int]) -> None:
         """These pages were given back to the pool."""
+        memory = self.window_memory if group == WINDOW else self.memory
         for page in pages:
-            self.memory[page] = [POISON] * self.page_size
+            memory[page] = [POISON] * self.page_size
 
     def drain(self) -> None:
         """Forget what was launched and has not run."""
@@ -100,9 +107,11 @@ class FakeExecutor:
         for new in plan.opened:
             self.slots[new.slot] = _Slot(new, list(new.tokens), new.start)
         for grant in plan.grants:
-            self.slots[grant.slot].pages += grant.pages
+            slot = self.slots[grant.slot]
+            table = slot.window if grant.group == WINDOW else slot.pages
+            table += grant.pages
         for copy in plan.copies:
-            self.copy(copy.source, copy.target)
+            self.copy(copy.group, copy.source, copy.target)
         tokens: list[list[int]] = []
         logprobs: dict[int, RowLogprobs] = {}
         hidden: dict[int, HiddenStates] = {}
@@ -123,8 +132,9 @@ class FakeExecutor:
         data = array("f", [float(number) for pair in pairs for number in pair]).tobytes()
         return {index: HiddenStates(first, len(pairs), data)} if pairs else {}
 
-    def copy(self, source: int, target: int) -> None:
-        self.memory[target] = list(self.memory[source])
+    def copy(self, group: int, source: int, target: int) -> None:
+        memory = self.window_memory if group == WINDOW else self.memory
+        memory[target] = list(memory[source])
 
     def compute(self, row: Row, allowed: list[int] | None = None) -> list[int]:
         slot = self.slots[row.slot]
@@ -135,6 +145,7 @@ class FakeExecutor:
         slot.tokens += row.drafts
         for position in range(slot.length, slot.length + row.count):
             self.write(slot, position)
+        self.look_back(slot, slot.length, row.count)
         if not row.sample:
             slot.length += row.count
             return []
@@ -154,6 +165,16 @@ class FakeExecutor:
     def write(self, slot: _Slot, position: int) -> None:
         page, offset = divmod(position, self.page_size)
         self.memory[slot.pages[page]][offset] = (self.input(slot, position), position)
+        if self.window:
+            self.window_memory[slot.window[page]][offset] = (self.input(slot, position), position)
+
+    def look_back(self, slot: _Slot, first: int, count: int) -> None:
+        """What the window of these positions holds must be what the full pages hold."""
+        for position in range(max(first - self.window + 1, 0), first + count) if self.window else ():
+            page, offset = divmod(position, self.page_size)
+            found = self.window_memory[slot.window[page]][offset]
+            if found != self.memory[slot.pages[page]][offset] or found[1] != position:
+                self.damage.append(f"position {position} of a window holds {found}")
 
     def input(self, slot: _Slot, position: int) -> int:
         """The token there, or a number for the vector."""

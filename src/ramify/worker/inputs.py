@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from ramify.layers.batch import Batch, Vectors
-from ramify.memory.kv import KVPool
+from ramify.layers.batch import Batch, Place, Vectors
+from ramify.memory.kv import KVCache
 from ramify.ops.attention import AttentionBackend, Paged
 from ramify.wire.plan import Row
 from ramify.worker.slots import Slots
 
 
-def make_batch(rows: list[Row], slots: Slots, pool: KVPool, attention: AttentionBackend) -> Batch:
+def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: AttentionBackend) -> Batch:
     """The batch of a step, at the exact lengths the slots have now."""
     slots_N = torch.tensor([row.slot for row in rows])
     counts_N = torch.tensor([row.count for row in rows])
@@ -20,19 +20,20 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVPool, attention: Attention
     row_T = torch.repeat_interleave(counts_N)  # which row each token belongs to
     positions_T = torch.arange(len(row_T)) - (ends_N - counts_N - lengths_N)[row_T]
     slot_T = slots_N[row_T]
-    size = slots.page_size
-    pages_T = slots.tables[slot_T, positions_T // size].long()
     counts, lengths = counts_N.tolist(), (lengths_N + counts_N).tolist()
     starts = (ends_N - counts_N).tolist()
-    paged = Paged(starts, counts, lengths, slots.tables[slots_N, : -(-max(lengths) // size)])
+    size, places = slots.page_size, []
+    for table in slots.tables:
+        pages_T = table[slot_T, positions_T // size].long()
+        paged = Paged(starts, counts, lengths, table[slots_N, : -(-max(lengths) // size)])
+        places.append(Place(pages_T * size + positions_T % size, attention.prepare(paged)))
     return Batch(
         tokens_T=slots.tokens[slot_T, positions_T],
         positions_T=positions_T,
-        write_at_T=pages_T * size + positions_T % size,
         starts=starts,
         counts=counts,
         lengths=lengths,
-        attention=attention.prepare(paged),
+        places=tuple(places),
         pool=pool,
         vectors=_vectors(rows, slots, starts, lengths) if slots.vectors else None,
     )

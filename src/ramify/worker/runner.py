@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ramify.layers.batch import Batch
-from ramify.memory.kv import KVPool
+from ramify.memory.kv import KVCache
 from ramify.ops.attention import AttentionBackend
 from ramify.ops.kernels import Kernels
 from ramify.sampling.adjust import adjust
@@ -49,7 +49,9 @@ class Forwarded:
 class Runner:
     """Owns the slots and the pool; one thread runs it, in the order of the plans."""
 
-    def __init__(self, model: Model, pool: KVPool, slots: Slots, attention: AttentionBackend, kernels: Kernels) -> None:
+    def __init__(
+        self, model: Model, pool: KVCache, slots: Slots, attention: AttentionBackend, kernels: Kernels
+    ) -> None:
         self.model = model
         self._kernels = kernels
         self.pool = pool
@@ -79,8 +81,9 @@ class Runner:
             self.slots.open(new)
         for grant in plan.grants:
             self.slots.grant(grant)
-        if plan.copies:
-            self.pool.copy([copy.source for copy in plan.copies], [copy.target for copy in plan.copies])
+        for group, pool in enumerate(self.pool.pools) if plan.copies else ():
+            copies = [copy for copy in plan.copies if copy.group == group]
+            pool.copy([copy.source for copy in copies], [copy.target for copy in copies])
 
     def close_slots(self, plan: Plan) -> None:
         """Slots that a plan gives up, which it does whatever becomes of the rest of it."""
@@ -91,9 +94,10 @@ class Runner:
         """Pages of a request that went wrong must not carry NaN to the next: see `KVPool`."""
         held = self.slots.held.get(slot)
         if held is not None and held.broken_from is not None:
-            pages = self.slots.pages_from(slot, held.broken_from)
-            if pages:
-                self.pool.wipe(pages, held.broken_from % self.slots.page_size)
+            for group, pool in enumerate(self.pool.pools):
+                pages = self.slots.pages_from(slot, held.broken_from, group)
+                if pages:
+                    pool.wipe(pages, held.broken_from % self.slots.page_size)
         self.slots.close(slot)
 
     def _write_known(self, row: Row) -> None:

@@ -19,26 +19,32 @@ from ramify.wire.plan import Grant, LogprobsWanted, Opened
 
 @dataclass
 class Held:
-    """What is known of a slot besides tensors. `pages` counts entries of its page table."""
+    """What is known of a slot besides tensors. `pages` counts entries of its page tables, by group."""
 
     epoch: int
     prompt_len: int
     wants: LogprobsWanted | None
-    pages: int = 0
+    pages: list[int]
     broken_from: int | None = None  # first position that may hold NaN
     hidden_from: int = -1  # first position whose hidden state is to be told
 
 
 class Slots:
-    """`count` requests of up to `context` tokens. `slack` more positions are for steps that run past an end."""
+    """`count` requests of up to `context` tokens, with a page table per group of layers."""
 
     def __init__(
-        self, count: int, context: int, page_size: int, eos_ids: tuple[int, ...], device: torch.device
+        self,
+        count: int,
+        context: int,
+        page_size: int,
+        eos_ids: tuple[int, ...],
+        device: torch.device,
+        groups: int = 1,
     ) -> None:
         self.page_size = page_size
         self.tokens = torch.zeros((count, context), dtype=torch.int64, device=device)
         width = -(-context // page_size) + AHEAD // page_size  # a lease may have pages it will never need
-        self.tables = torch.zeros((count, width), dtype=torch.int32, device=device)
+        self.tables = tuple(torch.zeros((count, width), dtype=torch.int32, device=device) for _ in range(groups))
         self.lengths = torch.zeros((count,), dtype=torch.int64, device=device)
         self.sampling = SamplingState(count, device, eos_ids)
         self.held: dict[int, Held] = {}
@@ -46,7 +52,8 @@ class Slots:
         self.vectors: dict[int, Tensor] = {}  # [prompt, hidden] of slots that read these and no tokens
 
     def open(self, new: Opened) -> None:
-        self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs, hidden_from=new.hidden_from)
+        pages = [0] * len(self.tables)
+        self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs, pages, hidden_from=new.hidden_from)
         if new.hidden_from >= 0:
             self.telling.add(new.slot)
         if new.vectors:
@@ -62,14 +69,14 @@ class Slots:
         self.vectors.pop(slot, None)
 
     def grant(self, grant: Grant) -> None:
-        held = self.held[grant.slot]
-        pages = torch.tensor(grant.pages, dtype=torch.int32)
-        self.tables[grant.slot, held.pages : held.pages + len(pages)] = pages
-        held.pages += len(pages)
+        held, pages = self.held[grant.slot].pages, torch.tensor(grant.pages, dtype=torch.int32)
+        first = held[grant.group]
+        self.tables[grant.group][grant.slot, first : first + len(pages)] = pages
+        held[grant.group] += len(pages)
 
-    def pages_from(self, slot: int, position: int) -> list[int]:
+    def pages_from(self, slot: int, position: int, group: int) -> list[int]:
         """Pages of a slot from the one that holds `position`."""
-        return self.tables[slot, position // self.page_size : self.held[slot].pages].tolist()
+        return self.tables[group][slot, position // self.page_size : self.held[slot].pages[group]].tolist()
 
     def outputs(self, slot: int, end: int) -> Tensor:
         """Generated tokens of a slot, up to position `end`."""
