@@ -99,7 +99,7 @@ class Ledger:
         self._window_copies: dict[int, int] = {}  # ticket -> source page
         self._tickets = 0
 
-    def _returned(self, pages: list[int]) -> None:
+    def _returned(self, pages: Iterable[int]) -> None:
         self.window.forget(pages)
         if self._freed is not None:
             self._freed(FULL, pages)

@@ -107,8 +107,8 @@ class FakeExecutor:
         for new in plan.opened:
             self.slots[new.slot] = _Slot(new, list(new.tokens), new.start)
         for grant in plan.grants:
-            slot = self.slots[grant.slot]
-            table = slot.window if grant.group == WINDOW else slot.pages
+            granted = self.slots[grant.slot]
+            table = granted.window if grant.group == WINDOW else granted.pages
             table += grant.pages
         for copy in plan.copies:
             self.copy(copy.group, copy.source, copy.target)
