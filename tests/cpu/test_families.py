@@ -5,6 +5,7 @@ A family is a row of `models.FAMILIES`.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from harness import all_logits, check_greedy, make_runner, relative_error
 from models import FAMILIES, make_config, reference_logits, save
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import ramify
 from assets import shared
@@ -108,6 +110,25 @@ def test_ways_to_choose_experts_that_are_not_known(change: dict) -> None:
     raw = {**make_config("deepseek-v3").to_dict(), **change}
     with pytest.raises(StartupError, match=next(iter(change))):
         family_of(parse_config(raw)).layout(parse_config(raw))
+
+
+def test_experts_in_mxfp4(tmp_path: Path) -> None:
+    """As GPT-OSS is published; transformers unpacks the same bytes for the reference."""
+    model, generator = save("gpt-oss", tmp_path), torch.Generator().manual_seed(3)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj")) and "experts" in name]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=generator)
+        scales = torch.randint(121, 126, blocks.shape[:3], dtype=torch.uint8, generator=generator)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        model.get_parameter(name).data = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokens = tokens_of(random.Random(1), 60, model.config.vocab_size)
+    ours = all_logits(make_runner(tmp_path), tokens, [60])
+    assert relative_error(ours, reference_logits(model, tokens)) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["olmo3", "gemma3", "gpt-oss"])

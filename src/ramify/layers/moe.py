@@ -23,20 +23,29 @@ from ramify.layers.loadable import Loadable
 
 class GroupedLinear(Loadable):
     """A linear layer of each of several groups. Parts are named `GROUP.PART`; the weight is [groups x outputs, inputs]
-    until it is packed.
+    until it is packed. With `block`, weights come in blocks of so many inputs with a scale each.
     """
 
     weight: Tensor
+    scales: Tensor
 
-    def __init__(self, build: Build, groups: int, inputs: int, parts: dict[str, int], bias: bool = False) -> None:
+    def __init__(
+        self, build: Build, groups: int, inputs: int, parts: dict[str, int], bias: bool = False, block: int = 0
+    ) -> None:
         super().__init__()
         self._kernels, self._groups, self.outputs = build.kernels, groups, sum(parts.values())
         named = {f"{group}.{part}": rows for group in range(groups) for part, rows in parts.items()}
         self.declare("weight", (groups * self.outputs, inputs), named, build.dtype, build.device)
         if bias:
             self.declare("bias", (groups * self.outputs,), named, build.dtype, build.device)
+        self._block = block
+        if block:
+            self.declare("scales", (groups * self.outputs, inputs // block), named, build.dtype, build.device)
 
     def loaded(self) -> None:
+        if self._block:
+            self.weight.unflatten(1, (-1, self._block)).mul_(self.scales[..., None])  # by powers of 2: exact
+            self.scales = nn.Parameter(self.scales.new_empty(0), requires_grad=False)
         packing, weight_GED = self._kernels.packing, self.weight.unflatten(0, (self._groups, -1))
         packed = weight_GED if packing is None else packing.pack_groups(weight_GED)
         self.weight = nn.Parameter(packed, requires_grad=False)
@@ -54,13 +63,21 @@ class GroupedLinear(Loadable):
 class Experts(nn.Module):
     """Gated feed-forward blocks, of which each token has a few."""
 
-    def __init__(self, build: Build, config: ModelConfig, *, bias: bool = False, activation: str | None = None) -> None:
+    def __init__(
+        self,
+        build: Build,
+        config: ModelConfig,
+        *,
+        bias: bool = False,
+        activation: str | None = None,
+        block: int = 0,
+    ) -> None:
         super().__init__()
         assert config.experts is not None
         self._kernels, self._activation = build.kernels, activation or config.activation
         self._count, width = config.experts.count, config.experts.mlp
-        self.gate_up = GroupedLinear(build, self._count, config.hidden, {"gate": width, "up": width}, bias)
-        self.down = GroupedLinear(build, self._count, width, {"all": config.hidden}, bias)
+        self.gate_up = GroupedLinear(build, self._count, config.hidden, {"gate": width, "up": width}, bias, block)
+        self.down = GroupedLinear(build, self._count, width, {"all": config.hidden}, bias, block)
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor) -> Tensor:
         flat = chosen_TK.flatten()

@@ -1,4 +1,7 @@
-"""GPT-OSS: experts with clamped gates, attention sinks, every other layer with a window (OpenAI 2025)."""
+"""GPT-OSS: experts with clamped gates, attention sinks, every other layer with a window (OpenAI 2025).
+
+Experts stored in MXFP4 are computed with in the model's own type: they are unpacked while they are loaded.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from ramify.layers.attention import Attention
 from ramify.layers.build import Build
 from ramify.layers.moe import Experts, Router, choose_then_softmax
 from ramify.models.decoder import Decoder, PreNormBlock
+from ramify.models.layouts import mxfp4_block
 
 
 class GptOssMLP(nn.Module):
@@ -17,7 +21,7 @@ class GptOssMLP(nn.Module):
         assert config.experts is not None
         self._chosen = config.experts.chosen
         self.router = Router(build, config, bias=True)
-        self.experts = Experts(build, config, bias=True, activation="clamped_swiglu")
+        self.experts = Experts(build, config, bias=True, activation="clamped_swiglu", block=mxfp4_block(config))
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return self.experts(x_TD, *choose_then_softmax(self.router(x_TD), self._chosen))

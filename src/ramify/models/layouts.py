@@ -202,6 +202,18 @@ def _qwen3_moe(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
+def mxfp4_block(config: ModelConfig) -> int:
+    """How many weights of an expert share a scale; 0 where they are not quantized."""
+    stored = config.raw.get("quantization_config") or {}
+    method = stored.get("quant_method") if isinstance(stored, dict) else stored
+    if method not in (None, "mxfp4"):
+        raise StartupError(f"config.json: quantization_config.quant_method {method!r} is not supported for this family")
+    block = 32 if method else 0
+    if block and (config.hidden % block or (config.experts and config.experts.mlp % block)):
+        raise StartupError(f"config.json: experts in mxfp4 have sizes that are multiples of {block}")
+    return block
+
+
 def _gpt_oss(config: ModelConfig) -> Layout:
     assert config.experts is not None
     count, width, hidden = config.experts.count, config.experts.mlp, config.hidden
@@ -211,11 +223,18 @@ def _gpt_oss(config: ModelConfig) -> Layout:
         attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
         names.tensor("self_attn.sinks", "attention.sinks", (config.heads,))
         names.linear("mlp.router", "mlp.router.linear", count, hidden, bias=True)
-        up, down = "mlp.experts.gate_up", "mlp.experts.down"
-        names.tensor(f"{up}_proj", up, (count, hidden, 2 * width), how="stacked transposed halves")
+        up, down, block = "mlp.experts.gate_up", "mlp.experts.down", mxfp4_block(config)
         names.tensor(f"{up}_proj_bias", up, (count, 2 * width), "bias", how="flat halves")
-        names.tensor(f"{down}_proj", down, (count, width, hidden), how="stacked transposed")
         names.tensor(f"{down}_proj_bias", down, (count, hidden), "bias", how="flat")
+        if not block:
+            names.tensor(f"{up}_proj", up, (count, hidden, 2 * width), how="stacked transposed halves")
+            names.tensor(f"{down}_proj", down, (count, width, hidden), how="stacked transposed")
+            return
+        into, out = (count, 2 * width, hidden // block), (count, hidden, width // block)
+        names.tensor(f"{up}_proj_blocks", up, (*into, block // 2), how="stacked fp4 halves")
+        names.tensor(f"{up}_proj_scales", up, into, "scales", how="stacked powers halves")
+        names.tensor(f"{down}_proj_blocks", down, (*out, block // 2), how="stacked fp4")
+        names.tensor(f"{down}_proj_scales", down, out, "scales", how="stacked powers")
 
     return decoder(config, block)
 
@@ -352,7 +371,7 @@ GEMMA3 = Family("ramify.models.gemma3:Gemma3", _gemma3, "Gemma 3, text")
 MIXTRAL = Family("ramify.models.mixtral:Mixtral", _mixtral, "Mixtral")
 QWEN2_MOE = Family("ramify.models.qwen2_moe:Qwen2Moe", _qwen2_moe, "Qwen1.5-MoE, Qwen2-MoE")
 QWEN3_MOE = Family("ramify.models.qwen3_moe:Qwen3Moe", _qwen3_moe, "Qwen3-MoE")
-GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss, "GPT-OSS with weights in bf16")
+GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss, "GPT-OSS, experts in bf16 or MXFP4")
 GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe, "Granite 3, 1B-A400M and 3B-A800M")
 GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, "GLM-4.5")
 DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, "DeepSeek V2")
