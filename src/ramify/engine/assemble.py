@@ -127,4 +127,6 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
         model.layers, resolved.pages, model.kv_heads, resolved.page_size, model.head_dim, dtype, platform.device
     )
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
-    return ThreadExecutor(Runner(built, pool, slots, attention, platform.kernels), platform.prepare_thread)
+    return ThreadExecutor(
+        Runner(built, pool, slots, attention, platform.kernels, platform.recorder), platform.prepare_thread
+    )
