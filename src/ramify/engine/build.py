@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from ramify.config.generation import read_sampling_defaults
 from ramify.config.machine import read_machine
-from ramify.config.model import read_config
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
 from ramify.config.source import locate
+from ramify.config.task import read_model
 from ramify.core.errors import StartupError
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
@@ -24,7 +24,7 @@ def prepare(settings: Settings) -> Resolved:
     """
     dummy = settings.model.load_format in ("dummy", "none")
     folder = locate(settings.model.model_path, settings.model.revision, weights=not dummy)
-    model = read_config(folder)
+    model = read_model(folder, settings.model.is_embedding)
     family_of(model)
     if not dummy:
         checked_tensors(folder, model)

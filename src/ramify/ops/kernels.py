@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, rope, sample
+from ramify.ops.reference import basic, encode, rope, sample
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,14 @@ class Kernels:
     sample(logits_RV, temperature_R, top_k_R, top_p_R, min_p_R, random_R, greedy_R) -> (tokens_R, broken_R): a token
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
+    layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
+    add_layer_norm(x_TD, residual_TD, weight_D, bias_D | None, eps) -> (normed_TD, sum_TD)
+    gelu(x_TE) -> y_TE: by the error function, not the tanh that stands in for it elsewhere
+    gelu_mul(gate_up_TE) -> y_T(E/2): gelu of the first half times the second
+    rotate_qk(qkv_TE, heads, cos_TR, sin_TR) -> qkv_TE: q and k of a fused projection rotated; may write in place
+    attend_texts(qkv_TE, heads, starts_N, counts_N, window, scale) -> y_TD: attention in both directions within each of
+        N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
+        positions no further away than that
     packing: None where weights stay as they come
     """
 
@@ -56,4 +64,10 @@ class Kernels:
     silu_mul: Callable[[Tensor], Tensor] = basic.silu_mul
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = encode.layer_norm
+    add_layer_norm: Callable[..., tuple[Tensor, Tensor]] = encode.add_layer_norm
+    gelu: Callable[[Tensor], Tensor] = encode.gelu
+    gelu_mul: Callable[[Tensor], Tensor] = encode.gelu_mul
+    rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
+    attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
     packing: Packing | None = None

@@ -40,6 +40,8 @@ class Tokenizer:
         self.size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self.bos = backend.token_to_id(self.names["bos_token"]) if "bos_token" in self.names else None
+        ends = config.get("add_eos_token") is True and "eos_token" in self.names
+        self.eos_behind = backend.token_to_id(self.names["eos_token"]) if ends else None  # of a text that is embedded
         self.special = frozenset(index for index, token in added.items() if token.special)
         self._table = ByteTable(backend) if is_byte_level(backend) else None
         self._has_pieces = has_pieces(backend)

@@ -7,6 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from ramify.ops.cpu.encoding import CompiledEncoding
 from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
@@ -171,12 +172,18 @@ class Compiled:
 
 
 def compiled_kernels(library: ctypes.CDLL) -> Kernels:
-    made = Compiled(library)
+    made, encoding = Compiled(library), CompiledEncoding(library)
     return Kernels(
         rms_norm=made.rms_norm,
         add_rms_norm=made.add_rms_norm,
         silu_mul=made.silu_mul,
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
+        layer_norm=encoding.layer_norm,
+        add_layer_norm=encoding.add_layer_norm,
+        gelu=encoding.gelu,
+        gelu_mul=encoding.gelu_mul,
+        rotate_qk=encoding.rotate_qk,
+        attend_texts=encoding.attend_texts,
         packing=Packing(made.pack, made.linear, made.embed),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
-VERSION = 2
+VERSION = 3
 ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -28,6 +28,11 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_qkv_rope": (FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
     "ramify_sample": (*[POINTER] * 9, INT, INT),
     "ramify_attention": (FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
+    "ramify_layer_norm": (FLAG, *[POINTER] * 4, FLOAT, INT, INT, POINTER, POINTER),
+    "ramify_gelu": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_gelu_mul": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_rotate_qk": (FLAG, *[POINTER] * 3, *[INT] * 3),
+    "ramify_texts": (FLAG, *[POINTER] * 4, FLOAT, *[INT] * 4),
 }
 
 
