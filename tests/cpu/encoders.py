@@ -130,23 +130,3 @@ def _save_dense(folder: Path, weight: torch.Tensor, bias: torch.Tensor) -> None:
         json.dumps({**config, "activation_function": "torch.nn.modules.activation.Tanh"})
     )
     save_file({"linear.weight": weight, "linear.bias": bias}, folder / "model.safetensors")
-
-
-WORDS = [f"w{at}" for at in range(200)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "yes", "no"]
-
-
-def words(folder: Path, first: str = "[CLS]", last: str = "[SEP]") -> None:
-    """A tokenizer that frames texts and pairs as BERT does: [CLS] w1 w2 [SEP] w3 [SEP]."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate([*SPECIAL, *WORDS])}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens(SPECIAL[:4])
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}",
-        pair=f"{first} $A {last} $B:1 {last}:1",
-        special_tokens=[(name, SPECIAL.index(name)) for name in dict.fromkeys((first, last))],
-    )
-    made.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"unk_token": "[UNK]", "pad_token": "[PAD]"}))

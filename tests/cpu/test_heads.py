@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoders import FAMILIES, modules, reference, save, words
+from encoders import FAMILIES, modules, reference, save
 from transformers import PreTrainedModel
 
 import ramify
 from ramify.core.errors import BadRequest
 from ramify.ops.cpu.library import load
+from words import words
 
 compiled = pytest.mark.skipif(load() is None, reason="without compiled kernels the bits depend on the batch")
 TEXTS = 24

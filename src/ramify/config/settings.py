@@ -63,7 +63,9 @@ class ModelSettings:
     context_length: int | None = setting(
         None, "Longest request in tokens. Default: the model's own.", within=Range(1, MANY)
     )
-    chat_template: str | None = setting(None, "File with a jinja chat template, in place of the model's.")
+    chat_template: str | None = setting(
+        None, "File with a jinja chat template, in place of the model's, or qwen3-reranker."
+    )
     device: Literal["auto", "cpu"] = setting("auto", "Where to compute.")
     threads: int | None = setting(
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)

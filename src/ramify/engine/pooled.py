@@ -88,7 +88,7 @@ def sigmoid(logit: float) -> float:
     return math.exp(logit) / (1 + math.exp(logit))
 
 
-def probabilities(logits: list[float], head: Head, one_of_many: bool = True) -> list[float]:
+def probabilities(logits: list[float], one_of_many: bool = True) -> list[float]:
     """Of the classes: they share one where a text is of one class, else each has its own."""
     if len(logits) == 1 or not one_of_many:
         return [sigmoid(value) for value in logits]

@@ -130,7 +130,13 @@ def _read_config(folder: Path, chat_template: str | None) -> tuple[dict[str, Any
     """What the folder says of special tokens, and the chat template."""
     file = folder / CONFIG
     config = read_json(file, "a tokenizer config") if file.is_file() else {}
-    return config, _read_template(Path(chat_template)) if chat_template else find_template(folder, config)
+    return config, _read_template(template_file(chat_template)) if chat_template else find_template(folder, config)
+
+
+def template_file(asked: str) -> Path:
+    """What --chat-template names: a template that comes with ramify, or a file."""
+    ours = {path.stem: path for path in Path(__file__).with_name("templates").glob("*.jinja")}
+    return ours.get(asked, Path(asked))
 
 
 def _read_backend(file: Path) -> Backend:
