@@ -29,6 +29,11 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_uniform": (*[POINTER] * 3, INT, INT, POINTER),
     "ramify_sample": (*[POINTER] * 9, INT, INT),
     "ramify_attention": (FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
+    "ramify_layer_norm": (FLAG, *[POINTER] * 4, FLOAT, INT, INT, POINTER, POINTER),
+    "ramify_gelu": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_gelu_mul": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_rotate_qk": (FLAG, *[POINTER] * 3, *[INT] * 3),
+    "ramify_texts": (FLAG, *[POINTER] * 4, FLOAT, *[INT] * 4),
 }
 
 
