@@ -73,6 +73,7 @@ class World:
     max_queued: int | None = None
     window: WindowShape | None = None
     prove: bool = True
+    whole: bool = False
 
     def __post_init__(self) -> None:
         pages = self.pool // self.page_size
@@ -82,7 +83,7 @@ class World:
         )
         self.scheduler = self.scheduler_class(
             self.ledger,
-            StepBudget(self.chunk, self.rows),
+            StepBudget(self.chunk, self.rows, self.whole),
             eos_ids=[EOS],
             policy=make_policy(self.policy),
             drafter=self.drafter,

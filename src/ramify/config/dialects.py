@@ -7,6 +7,7 @@ which its family does not read is refused by name: it would load, and compute so
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -283,6 +284,8 @@ DIALECTS: Registry[Dialect] = Registry(
 
 def dialect_of(architecture: str) -> Dialect:
     """How to read the configuration of an architecture; one that nobody described is read as Llama's."""
-    if architecture not in DIALECTS:
-        return PLAIN
-    return DIALECTS[architecture]
+    base = re.split("For|LMHead|Model", architecture)[0]  # heads other than the one that generates are read alike
+    for name in (architecture, f"{base}ForCausalLM", f"{base}LMHeadModel"):
+        if name in DIALECTS:
+            return DIALECTS[name]
+    return PLAIN

@@ -13,6 +13,7 @@ from typing import Any
 
 from ramify.config.dialects import ARITHMETIC, Dialect, dialect_of
 from ramify.config.fields import above_zero, choice, flag, is_number, positive, sequence
+from ramify.config.head import Encoder, Head
 from ramify.config.rope import FULL, SLIDING, Rope, read_ropes
 from ramify.core.errors import StartupError
 
@@ -57,7 +58,8 @@ class Latent:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. Sizes in elements, `context` in tokens.
+    """The shape of a decoder, or of an encoder. Sizes in elements, `context` in tokens. With a `head` the model gives
+    vectors or scores and no tokens.
 
     Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. `numbers` holds
     what else the family reads (see `config.dialects`).
@@ -82,6 +84,8 @@ class ModelConfig:
     window: int | None
     eos_ids: tuple[int, ...]
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
+    head: Head | None = None
+    encoder: Encoder | None = None
     local_rope: Rope = field(default_factory=Rope)
     windowed: tuple[bool, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +135,7 @@ class ModelConfig:
     @property
     def _kept_by_layer(self) -> int:
         heads, key, value = self.kept
-        return heads * (key + value)
+        return 0 if self.encoder is not None else heads * (key + value)
 
     @property
     def parameters(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ramify.cache.ledger import FULL, WINDOW, Ledger
+from ramify.cache.unpaged import Unpaged
 from ramify.cache.window import WindowShape
 from ramify.config.resolve import Resolved
 from ramify.config.settings import GrammarSettings
@@ -47,7 +48,7 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     meter, sessions = EngineMeter(resolved), Sessions()
     scheduler = Scheduler(
         make_ledger(resolved),
-        StepBudget(resolved.chunk, resolved.rows),
+        StepBudget(resolved.chunk, resolved.rows, whole=resolved.model.encoder is not None),
         eos_ids=resolved.model.eos_ids,
         policy=make_policy(schedule.schedule_policy),
         gates=[guides],
@@ -67,7 +68,11 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
 
 
 def make_ledger(resolved: Resolved) -> Ledger:
-    """Pages, and a second group of them where some layers see only a window."""
+    """Pages, and a second group of them where some layers see only a window; or none where nothing is kept between
+    steps.
+    """
+    if resolved.model.encoder is not None:
+        return Unpaged(resolved.rows, resolved.context)
     window = resolved.model.window
     shape = None if window is None else WindowShape(resolved.window_pages, window)
     reuse = not resolved.settings.cache.disable_radix_cache
@@ -112,9 +117,12 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     from ramify.models.load import build_model, dummy_weights, load_weights
     from ramify.ops.attention import AttentionShape
     from ramify.ops.platform import make_platform
+    from ramify.ops.reference import encode
     from ramify.quant.packed import Packed
     from ramify.quant.scheme import Plain
+    from ramify.worker.encode import EncoderRunner
     from ramify.worker.executor import ThreadExecutor
+    from ramify.worker.pooling import HeadPooler
     from ramify.worker.runner import Runner
     from ramify.worker.slots import Slots
 
@@ -137,11 +145,18 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     attention = platform.attention(resolved.attention, shape)
     platform.prepare_thread()
     scheme = Packed() if platform.kernels.packing is not None else Plain()
-    built = build_model(Build(platform.kernels, attention, scheme, dtype, platform.device, resolved.context), model)
+    kernels = platform.kernels
+    if resolved.attention != "cpu":
+        kernels = replace(kernels, attend_texts=encode.attend_texts)
+    built = build_model(Build(kernels, attention, scheme, dtype, platform.device, resolved.context), model)
     if settings.load_format == "dummy":
         dummy_weights(built, settings.random_seed)
     else:
         load_weights(built, resolved.folder, model, progress)
+    pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
+    if model.encoder is not None:
+        assert pooler is not None, "an encoder has a head"
+        return ThreadExecutor(EncoderRunner(built, pooler, platform.device), platform.prepare_thread)
     shared = model.latent.kv_rank if model.latent else None
     groups = [WINDOW if windowed else FULL for windowed in model.windowed]
     pools = [
@@ -153,4 +168,5 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     slots = Slots(
         resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=len(pools)
     )
-    return ThreadExecutor(Runner(built, pool, slots, attention, platform.kernels), platform.prepare_thread)
+    runner = Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler)
+    return ThreadExecutor(runner, platform.prepare_thread)

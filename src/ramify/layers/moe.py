@@ -82,7 +82,8 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor) -> Tensor:
         flat = chosen_TK.flatten()
         order_R = flat.argsort(stable=True)
-        ends_G = flat.bincount(minlength=self._count).cumsum(0)
+        counts_G = torch.zeros(self._count, dtype=torch.int64, device=flat.device)
+        ends_G = counts_G.index_add_(0, flat, torch.ones_like(flat)).cumsum(0)
         rows = torch.empty_like(order_R)
         rows[order_R] = torch.arange(len(order_R), device=rows.device)
         up_RE = self.gate_up(x_TD[order_R // chosen_TK.shape[1]], ends_G)

@@ -46,8 +46,9 @@ class LayerNorm(Loadable):
 
     def after(self, x_TD: Tensor, residual_TD: Tensor | None) -> tuple[Tensor, Tensor]:
         """As `RMSNorm.after`."""
-        total_TD = plus(x_TD, residual_TD)
-        return self(total_TD), total_TD
+        if residual_TD is None:
+            return self(x_TD), x_TD
+        return self._kernels.add_layer_norm(x_TD, residual_TD, self.weight, getattr(self, "bias", None), self.eps)
 
 
 def plus(x_TD: Tensor, residual_TD: Tensor | None) -> Tensor:

@@ -36,8 +36,9 @@ class HeadsNorm(Loadable):
         self._ones = torch.ones(size, dtype=build.dtype, device=build.device)
 
     def forward(self, x_TE: Tensor) -> Tensor:
-        x_THC = x_TE.unflatten(-1, self.weight.shape)
-        return (self._kernels.layer_norm(x_THC, self._ones, None, self.eps) * self.weight).flatten(1)
+        heads_RC = x_TE.reshape(-1, self.weight.shape[1])
+        normed_RC = self._kernels.layer_norm(heads_RC, self._ones, None, self.eps)
+        return (normed_RC.view(-1, *self.weight.shape) * self.weight).flatten(1)
 
 
 class CohereAttention(Attention):

@@ -5,7 +5,7 @@ Torch-free, so that a checkpoint can be checked in the first second. What each f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ramify.config.model import ModelConfig
@@ -13,7 +13,14 @@ from ramify.config.model import ModelConfig
 EMBEDDING, HEAD = "embedding", "head"  # layers of every model
 
 # Tensors that old checkpoints carry and that are computed instead.
-COMPUTED = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", ".attn.bias", ".attn.masked_bias")
+COMPUTED = (
+    "rotary_emb.inv_freq",
+    "attention.bias",
+    "attention.masked_bias",
+    ".attn.bias",
+    ".attn.masked_bias",
+    "embeddings.position_ids",
+)
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,16 @@ Layout = dict[str, Destination]
 @dataclass(frozen=True)
 class Family:
     """Where a family's code is (`module:class`), what its checkpoints hold, and which models it serves, for people.
-    Some checkpoints were saved without `prefix`, from the model below the head.
+
+    `fit` puts a layout into the names that a checkpoint really has, where there are several ways to name them; `spare`
+    are beginnings of names that may be there and are not read.
     """
 
     code: str
     layout: Callable[[ModelConfig], Layout]
+    fit: Callable[[Layout, Collection[str]], Layout] = lambda layout, names: layout
+    spare: tuple[str, ...] = ()
     models: str = ""
-    prefix: str = "model."
 
 
 class Names:

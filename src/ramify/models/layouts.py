@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ramify.config.model import ModelConfig
 from ramify.core.errors import StartupError
 from ramify.models.layout import (
@@ -133,6 +135,13 @@ def _gpt2(config: ModelConfig) -> Layout:
         here.transposed("mlp.c_fc", "mlp.up", config.mlp, hidden)
         here.transposed("mlp.c_proj", "mlp.down", hidden, config.mlp)
     return layout
+
+
+def _bare_gpt2(layout: Layout, names: Collection[str]) -> Layout:
+    """As it was first published: without the prefix."""
+    if any(name.startswith("transformer.") for name in names):
+        return layout
+    return {name.removeprefix("transformer."): to for name, to in layout.items()}
 
 
 def _sandwich(names: Names, config: ModelConfig) -> None:
@@ -353,26 +362,26 @@ def _deepseek_v3(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
-LLAMA = Family("ramify.models.llama:Llama", _plain, "Llama 2 and 3, Mistral")
-QWEN2 = Family("ramify.models.qwen2:Qwen2", _qwen2, "Qwen2, Qwen2.5")
-QWEN3 = Family("ramify.models.qwen3:Qwen3", _qwen3, "Qwen3")
-SMOLLM3 = Family("ramify.models.smollm3:SmolLM3", _plain, "SmolLM3")
-OLMO2 = Family("ramify.models.olmo2:Olmo2", _olmo2, "OLMo 2 and 3")
-GRANITE = Family("ramify.models.granite:Granite", _plain, "Granite 3")
-PHI3 = Family("ramify.models.phi3:Phi3", _phi3, "Phi-3, Phi-3.5, Phi-4")
-GLM = Family("ramify.models.glm:Glm", _glm, "GLM-4 of 2024")
-GLM4 = Family("ramify.models.glm:Glm4", _glm4, "GLM-4 of 2025")
-COHERE = Family("ramify.models.cohere:Cohere", _cohere, "Command R, R+")
-COHERE2 = Family("ramify.models.cohere:Cohere2", _cohere, "Command R7B, Command A")
-GPT2 = Family("ramify.models.gpt2:GPT2", _gpt2, "GPT-2", prefix="transformer.")
-GEMMA = Family("ramify.models.gemma:Gemma", _plain, "Gemma")
-GEMMA2 = Family("ramify.models.gemma2:Gemma2", _gemma2, "Gemma 2")
-GEMMA3 = Family("ramify.models.gemma3:Gemma3", _gemma3, "Gemma 3, text")
-MIXTRAL = Family("ramify.models.mixtral:Mixtral", _mixtral, "Mixtral")
-QWEN2_MOE = Family("ramify.models.qwen2_moe:Qwen2Moe", _qwen2_moe, "Qwen1.5-MoE, Qwen2-MoE")
-QWEN3_MOE = Family("ramify.models.qwen3_moe:Qwen3Moe", _qwen3_moe, "Qwen3-MoE")
-GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss, "GPT-OSS, experts in bf16 or MXFP4")
-GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe, "Granite 3, 1B-A400M and 3B-A800M")
-GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, "GLM-4.5")
-DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, "DeepSeek V2")
-DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, "DeepSeek V3 and R1, with weights in bf16")
+LLAMA = Family("ramify.models.llama:Llama", _plain, models="Llama 2 and 3, Mistral")
+QWEN2 = Family("ramify.models.qwen2:Qwen2", _qwen2, models="Qwen2, Qwen2.5")
+QWEN3 = Family("ramify.models.qwen3:Qwen3", _qwen3, models="Qwen3")
+SMOLLM3 = Family("ramify.models.smollm3:SmolLM3", _plain, models="SmolLM3")
+OLMO2 = Family("ramify.models.olmo2:Olmo2", _olmo2, models="OLMo 2 and 3")
+GRANITE = Family("ramify.models.granite:Granite", _plain, models="Granite 3")
+PHI3 = Family("ramify.models.phi3:Phi3", _phi3, models="Phi-3, Phi-3.5, Phi-4")
+GLM = Family("ramify.models.glm:Glm", _glm, models="GLM-4 of 2024")
+GLM4 = Family("ramify.models.glm:Glm4", _glm4, models="GLM-4 of 2025")
+COHERE = Family("ramify.models.cohere:Cohere", _cohere, models="Command R, R+")
+COHERE2 = Family("ramify.models.cohere:Cohere2", _cohere, models="Command R7B, Command A")
+GPT2 = Family("ramify.models.gpt2:GPT2", _gpt2, _bare_gpt2, models="GPT-2")
+GEMMA = Family("ramify.models.gemma:Gemma", _plain, models="Gemma")
+GEMMA2 = Family("ramify.models.gemma2:Gemma2", _gemma2, models="Gemma 2")
+GEMMA3 = Family("ramify.models.gemma3:Gemma3", _gemma3, models="Gemma 3, text")
+MIXTRAL = Family("ramify.models.mixtral:Mixtral", _mixtral, models="Mixtral")
+QWEN2_MOE = Family("ramify.models.qwen2_moe:Qwen2Moe", _qwen2_moe, models="Qwen1.5-MoE, Qwen2-MoE")
+QWEN3_MOE = Family("ramify.models.qwen3_moe:Qwen3Moe", _qwen3_moe, models="Qwen3-MoE")
+GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss, models="GPT-OSS, experts in bf16 or MXFP4")
+GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe, models="Granite 3, 1B-A400M and 3B-A800M")
+GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, models="GLM-4.5")
+DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, models="DeepSeek V2")
+DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, models="DeepSeek V3 and R1 in bf16")

@@ -17,8 +17,11 @@ SHOWN = 5
 
 def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, tuple[TensorInfo, Destination]]:
     """Every tensor to load and where it goes; raises `StartupError` on the first kind of mismatch."""
-    family, tensors = family_of(config), list_tensors(folder)
-    layout = _as_saved(family.layout(config), tensors, family.prefix)
+    family = family_of(config)
+    tensors = {name: info for name, info in list_tensors(folder).items() if not name.startswith(family.spare)}
+    for dense in config.head.dense if config.head is not None else ():
+        tensors |= {f"{dense.folder}/{name}": info for name, info in list_tensors(folder / dense.folder).items()}
+    layout = family.fit(family.layout(config), tensors)
     _settle_tied(layout, tensors, config)
     drafting = _drafting(config)
     left = [n for n in tensors if n not in layout and not n.endswith(COMPUTED) and not n.startswith(drafting)]
@@ -48,13 +51,6 @@ def _settle_tied(layout: Layout, tensors: dict[str, TensorInfo], config: ModelCo
         del tensors[HEAD_NAME]
     else:
         layout[HEAD_NAME] = layout.pop(embedding)
-
-
-def _as_saved(layout: Layout, tensors: dict[str, TensorInfo], prefix: str) -> Layout:
-    """The layout of a checkpoint that was saved from the model below the head, and so lacks the prefix."""
-    if any(name.startswith(prefix) for name in tensors):
-        return layout
-    return {name.removeprefix(prefix): destination for name, destination in layout.items()}
 
 
 def _drafting(config: ModelConfig) -> tuple[str, ...]:

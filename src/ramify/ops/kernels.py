@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, experts, rope, sample
+from ramify.ops.reference import basic, encode, experts, random, rope, sample
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,15 @@ class Kernels:
     sample(logits_RV, temperature_R, top_k_R, top_p_R, min_p_R, random_R, greedy_R) -> (tokens_R, broken_R): a token
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
+    uniform(seeds_R, choices_R, positions_R, purpose) -> random_R: doubles in (0, 1), see `ops.reference.random`
+    layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
+    add_layer_norm(x_TD, residual_TD, weight_D, bias_D | None, eps) -> (normed_TD, sum_TD)
+    gelu(x_TE) -> y_TE: by the error function, not the tanh that stands in for it elsewhere
+    gelu_mul(gate_up_TE) -> y_T(E/2): gelu of the first half times the second
+    rotate_qk(qkv_TE, heads, cos_TR, sin_TR) -> qkv_TE: q and k of a fused projection rotated; may write in place
+    attend_texts(qkv_TE, heads, starts_N, counts_N, window, scale) -> y_TD: attention in both directions within each of
+        N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
+        positions no further away than that
     packing: None where weights stay as they come
     """
 
@@ -66,7 +75,6 @@ class Kernels:
     embed: Callable[[Tensor, Tensor], Tensor] = basic.embed
     rms_norm: Callable[..., Tensor] = basic.rms_norm
     add_rms_norm: Callable[..., tuple[Tensor, Tensor]] = basic.add_rms_norm
-    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = basic.layer_norm
     gated: Callable[[Tensor, str], Tensor] = basic.gated
     activate: Callable[[Tensor, str], Tensor] = basic.activate
     softcap: Callable[[Tensor, float], Tensor] = basic.softcap
@@ -76,4 +84,11 @@ class Kernels:
     grouped_linear: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor] = experts.grouped_linear
     combine: Callable[[Tensor, Tensor, Tensor], Tensor] = experts.combine
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
+    uniform: Callable[[Tensor, Tensor, Tensor, int], Tensor] = random.uniform
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = encode.layer_norm
+    add_layer_norm: Callable[..., tuple[Tensor, Tensor]] = encode.add_layer_norm
+    gelu: Callable[[Tensor], Tensor] = encode.gelu
+    gelu_mul: Callable[[Tensor], Tensor] = encode.gelu_mul
+    rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
+    attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
     packing: Packing | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from ramify.layers.batch import Batch
 from ramify.memory.kv import KVCache
 from ramify.ops.attention import AttentionBackend
 from ramify.ops.kernels import Kernels
+from ramify.ops.recording import Recorder
 from ramify.sampling.adjust import adjust
 from ramify.sampling.logprobs import BLOCK, join, score
 from ramify.sampling.masks import forbid
@@ -19,19 +19,13 @@ from ramify.sampling.sampler import Sampled, sample
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
+from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import make_batch
+from ramify.worker.pooling import NoPooler, Pooler, as_bytes, not_finite
 from ramify.worker.slots import Slots
 
 Hidden = tuple[int, Tensor]  # from which position on, [P, D]
 NOT_FINITE = "the model produced NaN or infinite logits for this request"
-
-
-class Model(Protocol):
-    """What the runner asks of a model: see `models.llama.Llama`."""
-
-    def __call__(self, batch: Batch, /) -> Tensor: ...
-
-    def logits(self, x_TD: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -44,15 +38,25 @@ class Forwarded:
     prompt: dict[int, TokenLogprobs]
     hidden: dict[int, Hidden] = field(default_factory=dict)
     silent: dict[int, Tensor] = field(default_factory=dict)  # last hidden state of rows that do not sample
+    pooled: dict[int, Tensor] = field(default_factory=dict)  # what the model's head gave, by row
 
 
 class Runner:
     """Owns the slots and the pool; one thread runs it, in the order of the plans."""
 
     def __init__(
-        self, model: Model, pool: KVCache, slots: Slots, attention: AttentionBackend, kernels: Kernels
+        self,
+        model: Model,
+        pool: KVCache,
+        slots: Slots,
+        attention: AttentionBackend,
+        kernels: Kernels,
+        recorder: Recorder | None = None,
+        pooler: Pooler | None = None,
     ) -> None:
         self.model = model
+        self._hidden = Forward(model, attention, recorder, slots.tables[0].shape[1])
+        self._pooler = pooler or NoPooler()
         self._kernels = kernels
         self.pool = pool
         self.slots = slots
@@ -69,16 +73,19 @@ class Runner:
             if row.drafts or row.given:
                 self._write_known(row)
         batch = make_batch(plan.rows, self.slots, self.pool, self.attention)
-        hidden_TD = self.model(batch)
+        hidden_TD = self._hidden(batch)
         silent = {i: hidden_TD[batch.starts[i] + row.count - 1] for i, row in enumerate(plan.rows) if not row.sample}
         logits_SV, prompts = self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD)
-        return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD), silent)
+        ends = zip(plan.rows, batch.starts, batch.lengths, strict=True)
+        pooled = self._pooler.step(plan, [(start, end - row.count) for row, start, end in ends], hidden_TD)
+        return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD), silent, pooled)
 
     def _apply(self, plan: Plan) -> None:
         """Slots and pages, before anything of this step is written."""
         self.close_slots(plan)
         for new in plan.opened:
             self.slots.open(new)
+            self._pooler.open(new)
         for grant in plan.grants:
             self.slots.grant(grant)
         for group, pool in enumerate(self.pool.pools) if plan.copies else ():
@@ -99,6 +106,7 @@ class Runner:
                 if pages:
                     pool.wipe(pages, held.broken_from % self.slots.page_size)
         self.slots.close(slot)
+        self._pooler.close(slot)
 
     def _write_known(self, row: Row) -> None:
         """What the host gives stands behind the last token of the slot; guesses follow until they are verified."""
@@ -159,6 +167,7 @@ class Runner:
         tokens: list[list[int]] = [[] for _ in plan.rows]
         logprobs = {index: RowLogprobs(prompt=found) for index, found in forwarded.prompt.items()}
         faults = self._broken_chunks(forwarded.silent, plan, batch)
+        faults |= dict.fromkeys(not_finite(forwarded.pooled), NOT_FINITE)
         if forwarded.logits_SV is not None:
             self._sample(plan, batch, forwarded.logits_SV, masks, tokens, logprobs, faults)
         ends = [
@@ -166,7 +175,7 @@ class Runner:
             for row, end, given in zip(plan.rows, batch.lengths, tokens, strict=True)
         ]
         self.slots.lengths[[row.slot for row in plan.rows]] = torch.tensor(ends)
-        return StepResult(plan.step, tokens, logprobs, tickets, faults, hidden)
+        return StepResult(plan.step, tokens, logprobs, tickets, faults, hidden, as_bytes(forwarded.pooled))
 
     def _broken_chunks(self, silent: dict[int, Tensor], plan: Plan, batch: Batch) -> dict[int, str]:
         """Pieces of prompts that went wrong. A piece that is right is published at once, so each has to be looked at.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
+from ramify.ops.cpu.encoding import CompiledEncoding
+from ramify.ops.cpu.record import Functions
 from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
@@ -25,7 +25,7 @@ def _pointer(tensor: Tensor | None) -> int | None:
 class Compiled:
     """One library, loaded. Tensors are dense, their last dimension at least."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: Functions) -> None:
         self._library = library
 
     # -- linears -------------------------------------------------------------------------------------------------------
@@ -235,9 +235,22 @@ class Compiled:
         )
         return tokens_R, broken_R
 
+    def uniform(self, seeds_R: Tensor, choices_R: Tensor, positions_R: Tensor, purpose: int) -> Tensor:
+        seeds_R, choices_R, positions_R = (each_R.contiguous() for each_R in (seeds_R, choices_R, positions_R))
+        random_R = torch.empty(len(positions_R), dtype=torch.float64)
+        self._library.ramify_uniform(
+            seeds_R.data_ptr(),
+            choices_R.data_ptr(),
+            positions_R.data_ptr(),
+            purpose,
+            len(positions_R),
+            random_R.data_ptr(),
+        )
+        return random_R
 
-def compiled_kernels(library: ctypes.CDLL) -> Kernels:
-    made = Compiled(library)
+
+def compiled_kernels(library: Functions) -> Kernels:
+    made, encoding = Compiled(library), CompiledEncoding(library)
     return Kernels(
         rms_norm=made.rms_norm,
         add_rms_norm=made.add_rms_norm,
@@ -247,5 +260,12 @@ def compiled_kernels(library: ctypes.CDLL) -> Kernels:
         combine=made.combine,
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
+        uniform=made.uniform,
+        layer_norm=encoding.layer_norm,
+        add_layer_norm=encoding.add_layer_norm,
+        gelu=encoding.gelu,
+        gelu_mul=encoding.gelu_mul,
+        rotate_qk=encoding.rotate_qk,
+        attend_texts=encoding.attend_texts,
         packing=Packing(made.pack, made.linear, made.embed, made.pack_groups, made.grouped_linear),
     )

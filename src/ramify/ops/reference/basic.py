@@ -34,10 +34,6 @@ def add_rms_norm(
     return rms_norm(total, weight_D, eps, offset), total
 
 
-def layer_norm(x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float) -> Tensor:
-    return F.layer_norm(x_TD, x_TD.shape[-1:], weight_D, bias_D, eps)
-
-
 def gated(gate_up_TE: Tensor, activation: str) -> Tensor:
     gate, up = gate_up_TE.chunk(2, dim=-1)
     if activation == "clamped_swiglu":  # GPT-OSS

@@ -14,6 +14,7 @@ namespace {
 #include "rows.inc"
 #include "attention.inc"
 #include "sample.inc"
+#include "encode.inc"
 }  // namespace
 
 #define TEXT_(x) #x
@@ -41,6 +42,16 @@ const Table table = {
     attention<float>,
     attention<uint16_t>,
     sampling,
+    layer_norm<float>,
+    layer_norm<uint16_t>,
+    gelu<float>,
+    gelu<uint16_t>,
+    gelu_mul<float>,
+    gelu_mul<uint16_t>,
+    rotate_qk<float>,
+    rotate_qk<uint16_t>,
+    attend_texts<float>,
+    attend_texts<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA
