@@ -84,9 +84,8 @@ class Experts(nn.Module):
         order_R = flat.argsort(stable=True)
         counts_G = torch.zeros(self._count, dtype=torch.int64, device=flat.device)
         ends_G = counts_G.index_add_(0, flat, torch.ones_like(flat)).cumsum(0)
-        rows = torch.empty_like(order_R)
-        rows[order_R] = torch.arange(len(order_R), device=rows.device)
-        up_RE = self.gate_up(x_TD[order_R // chosen_TK.shape[1]], ends_G)
+        rows = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
+        up_RE = self.gate_up(x_TD.index_select(0, order_R // chosen_TK.shape[1]), ends_G)
         y_RD = self.down(self._kernels.gated(up_RE, self._activation), ends_G)
         return self._kernels.combine(y_RD, rows.view_as(chosen_TK), weights_TK)
 
