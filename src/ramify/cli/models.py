@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from ramify.cli.line import describe, take
 from ramify.core.errors import UsageError
-from ramify.models.registry import FAMILIES
+from ramify.core.registry import Registry
+from ramify.models.layout import Family
+from ramify.models.registry import ENCODERS, FAMILIES
 
 USAGE = "ramify models"
-ABOUT = "List the architectures that can be served. The one of a model stands in its config.json, as architectures."
+ABOUT = """List the architectures that can be served. The one of a model stands in its config.json, as architectures.
+Heads for vectors, classes and rewards stand on all of them."""
 
 
 def models(arguments: list[str]) -> int:
@@ -24,10 +27,12 @@ def models(arguments: list[str]) -> int:
 def table() -> str:
     """One line for each architecture. What a plug-in brings is tested by nobody here."""
     rows = [("architecture", "code", "tested", "models")]
-    for name in FAMILIES:
-        native = FAMILIES.is_own(name)
-        rows.append((name, "native" if native else "plug-in", "yes" if native else "no", FAMILIES[name].models))
+    rows += [(name, *_origin(FAMILIES, name), FAMILIES[name].models) for name in FAMILIES]
+    rows += [(f"{name}Model", *_origin(ENCODERS, name), "encoder, for vectors and scores") for name in ENCODERS]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _origin(registry: Registry[Family], name: str) -> tuple[str, str]:
+    return ("native", "yes") if registry.is_own(name) else ("plug-in", "no")
