@@ -14,11 +14,11 @@ from ramify.ops.attention import AttentionShape, Paged
 from ramify.ops.cpu.compiled import Compiled
 from ramify.ops.cpu.library import instruction_set, load
 from ramify.ops.cpu.paged import PagedAttention
-from ramify.ops.reference import basic, rope, sample
+from ramify.ops.reference import basic, int8, rope, sample
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.sampling.state import ALL
 
-SETS = ("generic", "avx2", "avx512")
+SETS = ("generic", "avx2", "avx512", "avx512vnni")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 
@@ -74,6 +74,60 @@ def test_linear(kernels: Compiled, outputs: int, inputs: int, bias: bool, dtype:
         assert torch.equal(kernels.linear(x[:rows], packed, outputs, b), whole[:rows])
     last = kernels.linear(x[44:], packed, outputs, b)
     assert torch.equal(last, whole[44:])
+
+
+ODD = [(16, 8), (33, 17), (640, 96), (5, 1), (128, 2051), (100, 4100)]
+
+
+@types
+@pytest.mark.parametrize(("outputs", "inputs"), ODD)
+def test_linear_int8(kernels: Compiled, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+    """Sums are exact, so that the numbers are the reference's to the bit, for every number of rows."""
+    weight, bias = randn(outputs, inputs, dtype=dtype), randn(outputs, dtype=dtype, seed=1)
+    weight *= randn(outputs, 1, dtype=dtype, seed=3).exp()
+    x = randn(512, inputs, dtype=dtype, seed=2) * randn(512, 1, dtype=dtype, seed=4).exp()
+    packed, stored = kernels.pack_int8(weight), int8.store(weight)
+    assert torch.equal(kernels.linear_int8(x, packed, outputs, None), int8.linear(x, stored, outputs, None))
+    whole = kernels.linear_int8(x, packed, outputs, bias)
+    close(whole, int8.linear(x, stored, outputs, bias))
+    for rows in range(1, 34):
+        assert torch.equal(kernels.linear_int8(x[:rows], packed, outputs, bias), whole[:rows])
+    assert torch.equal(kernels.linear_int8(x[511:], packed, outputs, bias), whole[511:])
+    assert torch.equal(kernels.linear_int8(x.T.contiguous().T[:7], packed, outputs, bias), whole[:7])
+    tokens = torch.tensor([0, outputs - 1, 2, 2])
+    assert torch.equal(kernels.embed_int8(tokens, packed, inputs), int8.embed(tokens, stored, inputs))
+
+
+@types
+def test_int8_is_close_to_what_it_stands_for(kernels: Compiled, dtype: torch.dtype) -> None:
+    weight, x = randn(256, 512, dtype=dtype), randn(9, 512, dtype=dtype, seed=1)
+    exact = x.float() @ weight.float().T
+    error = kernels.linear_int8(x, kernels.pack_int8(weight), 256, None).float() - exact
+    assert error.norm() < 0.015 * exact.norm()
+
+
+@types
+def test_int8_at_its_ends(kernels: Compiled, dtype: torch.dtype) -> None:
+    """All numbers at the end of the range, of one sign: no product and no sum of two saturates."""
+    x, weight = torch.ones(3, 4096, dtype=dtype), torch.full((32, 4096), -1.0, dtype=dtype)
+    x[1] = -1
+    expected = torch.tensor([[-4096.0], [4096.0], [-4096.0]]).expand(3, 32).to(dtype)
+    close(kernels.linear_int8(x, kernels.pack_int8(weight), 32, None), expected)
+
+
+@types
+def test_int8_of_what_is_not_finite(kernels: Compiled, dtype: torch.dtype) -> None:
+    """A row, or an output, with one such number is NaN as a whole; the others know nothing of it."""
+    x, weight = randn(6, 40, dtype=dtype), randn(20, 40, dtype=dtype, seed=1)
+    clean = kernels.linear_int8(x, kernels.pack_int8(weight), 20, None)
+    x[1, 3], x[2, 39], x[3], x[4] = float("nan"), float("-inf"), 0.0, 1e-38
+    weight[7, 2] = float("inf")
+    y, stored = kernels.linear_int8(x, kernels.pack_int8(weight), 20, None), int8.store(weight)
+    assert torch.equal(y.isnan(), int8.linear(x, stored, 20, None).isnan())
+    assert y[1:3].isnan().all()
+    assert y[:, 7].isnan().all()
+    assert (y[3:5, :7] == 0).all()
+    assert torch.equal(y[[0, 5], :7], clean[[0, 5], :7])
 
 
 @types

@@ -17,10 +17,12 @@ from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
+from ramify.config.stored import weight_bytes
 from ramify.core.errors import BadRequest, StartupError
 from ramify.core.params import SamplingParams
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
@@ -63,6 +65,7 @@ class Resolved:
     served_name: str
     device: str
     dtype: str
+    quantization: str
     context: int
     page_size: int
     rows: int
@@ -120,11 +123,12 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     free = settings.model.device == "auto"
     device = note("device", "cpu", "the only one in this version" if free else note.asked("device"))
     dtype = _dtype(settings, model, machine, note)
+    quantization = _quantization(settings, machine, dtype, note)
     context = _context(settings, model, note)
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
     page_size = note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
     chunk = _chunk(settings, context, note)
-    memory = _plan_memory(settings, model, machine, dtype, context, rows, page_size, chunk, note)
+    memory = _plan_memory(settings, model, machine, dtype, quantization, context, rows, page_size, chunk, note)
     return Resolved(
         settings=settings,
         model=model,
@@ -132,6 +136,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         served_name=served,
         device=device,
         dtype=dtype,
+        quantization=quantization,
         context=context,
         page_size=page_size,
         rows=rows,
@@ -139,7 +144,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         chunk=chunk,
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
-        attention=_attention(settings, model, machine, dtype, note),
+        attention=_attention(settings, model, machine, dtype, quantization, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
@@ -224,6 +229,18 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
     return note("dtype", "float32", f"the checkpoint is {stored}, which this CPU computes slower than float32")
 
 
+def _quantization(settings: Settings, machine: Machine, dtype: str, note: _Notes) -> str:
+    asked = settings.model.quantization
+    if asked is None:
+        return note("quantization", "none", f"weights stay {dtype}")
+    how = "compiled kernels" if _compiled(machine, dtype) else "the reference in plain torch, which is slow"
+    return note("quantization", QUANTIZATIONS.get(asked, asked), f"{note.asked('quantization')}, computed by {how}")
+
+
+def _compiled(machine: Machine, dtype: str) -> bool:
+    return machine.kernels is not None and dtype in COMPILED
+
+
 def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
     asked = settings.model.context_length
     if asked is not None and asked > model.context:
@@ -259,8 +276,10 @@ def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
     return note("threads", machine.cores, "all cores that this process may use")
 
 
-def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
-    compiled = machine.kernels is not None and dtype in COMPILED
+def _attention(
+    settings: Settings, model: ModelConfig, machine: Machine, dtype: str, quantization: str, note: _Notes
+) -> str:
+    compiled = _compiled(machine, dtype)
     asked = settings.model.attention_backend
     if asked != "auto":
         chosen = note("attention_backend", asked, note.asked("attention_backend"))
@@ -268,14 +287,18 @@ def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: 
         chosen = note("attention_backend", "cpu", f"compiled kernels ({machine.kernels}) that walk the pages")
     else:
         chosen = note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
-    _invariance(compiled, machine, chosen, note)
+    _invariance(compiled, machine, chosen, quantization, note)
     return chosen
 
 
-def _invariance(compiled: bool, machine: Machine, attention: str, note: _Notes) -> None:
+def _invariance(compiled: bool, machine: Machine, attention: str, quantization: str, note: _Notes) -> None:
     """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
-    linear = f"compiled kernels ({machine.kernels}) over packed weights" if compiled else "torch, weights as they come"
-    note("linear_backend", "packed" if compiled else "torch", linear)
+    if compiled:
+        note("linear_backend", "packed", f"compiled kernels ({machine.kernels}) over packed weights")
+    elif quantization != "none":
+        note("linear_backend", "reference", f"no compiled kernels for this: {quantization} in plain torch, slowly")
+    else:
+        note("linear_backend", "torch", "torch, weights as they come")
     if compiled and attention == "cpu":
         note("batch_invariance", "yes", "every sum has one order, whatever else is in the step")
         return
@@ -292,6 +315,7 @@ def _plan_memory(
     model: ModelConfig,
     machine: Machine,
     dtype: str,
+    quantization: str,
     context: int,
     rows: int,
     page_size: int,
@@ -299,7 +323,7 @@ def _plan_memory(
     note: _Notes,
 ) -> MemoryPlan:
     element = ELEMENT_BYTES[dtype]
-    weights = model.parameters * element
+    weights = weight_bytes(model, element, quantization)
     per_token = model.kv_bytes_per_token * element
     activations = _activations(model, chunk + rows, rows, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))

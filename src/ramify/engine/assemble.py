@@ -31,7 +31,9 @@ from ramify.wire.channel import EngineEnd
 from ramify.worker.null import NullExecutor
 
 if TYPE_CHECKING:
+    from ramify.ops.platform import Platform
     from ramify.worker.executor import ThreadExecutor
+    from ramify.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -96,29 +98,34 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     """The model on its device. Torch is imported here and not before."""
     if resolved.settings.model.load_format == "none":
         return NullExecutor(resolved.model.vocab)
+    from ramify.ops.platform import make_platform
+    from ramify.worker.executor import ThreadExecutor
+
+    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
+    platform.prepare_thread()
+    return ThreadExecutor(make_runner(resolved, platform, progress), platform.prepare_thread)
+
+
+def make_runner(resolved: Resolved, platform: Platform, progress: Progress | None = None) -> Runner:
+    """The model with its weights, and the pages it writes to."""
     import torch
 
     from ramify.layers.build import Build
     from ramify.memory.kv import KVPool
     from ramify.models.load import build_model, dummy_weights, load_weights
     from ramify.ops.attention import AttentionShape
-    from ramify.ops.platform import make_platform
-    from ramify.quant.packed import Packed
-    from ramify.quant.scheme import Plain
-    from ramify.worker.executor import ThreadExecutor
+    from ramify.quant.choose import schemes_of
     from ramify.worker.runner import Runner
     from ramify.worker.slots import Slots
 
     model, settings = resolved.model, resolved.settings.model
-    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
     dtype = getattr(torch, resolved.dtype)
     shape = AttentionShape(
         model.heads, model.kv_heads, model.head_dim, resolved.page_size, resolved.dtype, resolved.device
     )
     attention = platform.attention(resolved.attention, shape)
-    platform.prepare_thread()
-    scheme = Packed() if platform.kernels.packing is not None else Plain()
-    built = build_model(Build(platform.kernels, attention, scheme, dtype, platform.device), model)
+    schemes = schemes_of(resolved.quantization, platform.kernels)
+    built = build_model(Build(platform.kernels, attention, *schemes, dtype, platform.device), model)
     if settings.load_format == "dummy":
         dummy_weights(built, settings.random_seed)
     else:
@@ -127,4 +134,4 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
         model.layers, resolved.pages, model.kv_heads, resolved.page_size, model.head_dim, dtype, platform.device
     )
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
-    return ThreadExecutor(Runner(built, pool, slots, attention, platform.kernels), platform.prepare_thread)
+    return Runner(built, pool, slots, attention, platform.kernels)

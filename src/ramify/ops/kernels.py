@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, rope, sample
+from ramify.ops.reference import basic, int8, rope, sample
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Linears over weights in an order of the platform's own.
+    """Linears over weights stored in a way of their own: in another order, or quantized.
 
-    pack(weight_ED) -> packed, one dimension
+    pack(weight_ED) -> packed
     linear(x_TD, packed, E, bias_E | None) -> y_TE
-    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number
+    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number, as they are stored or in float32
     """
 
     pack: Callable[[Tensor], Tensor]
@@ -47,6 +47,8 @@ class Kernels:
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
     packing: None where weights stay as they come
+    w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
+        exactly, so that a row's bits are its own
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
@@ -57,3 +59,4 @@ class Kernels:
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
     packing: Packing | None = None
+    w8a8: Packing = Packing(int8.store, int8.linear, int8.embed)

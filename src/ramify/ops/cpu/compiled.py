@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,12 +39,28 @@ class Compiled:
         self._library.ramify_pack(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
         return packed
 
+    def pack_int8(self, weight_ED: Tensor) -> Tensor:
+        """Panels of int8, each with its scales and sums before it: see csrc/int8.inc."""
+        outputs, inputs = weight_ED.shape
+        packed = torch.empty(-(-outputs // PANEL) * PANEL * (8 + -(-inputs // 4) * 4), dtype=torch.int8)
+        weight = weight_ED.contiguous()
+        self._library.ramify_pack_int8(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        return packed
+
     def linear(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+        return self._linear(self._library.ramify_linear, x_TD, packed, outputs, bias_E)
+
+    def linear_int8(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+        return self._linear(self._library.ramify_linear_int8, x_TD, packed, outputs, bias_E)
+
+    def _linear(
+        self, compute: Callable[..., None], x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None
+    ) -> Tensor:
         if x_TD.stride(1) != 1:
             x_TD = x_TD.contiguous()
         rows, inputs = x_TD.shape
         y_TE = torch.empty(rows, outputs, dtype=x_TD.dtype)
-        self._library.ramify_linear(
+        compute(
             _is_bf16(x_TD),
             x_TD.data_ptr(),
             packed.data_ptr(),
@@ -64,6 +81,12 @@ class Compiled:
         self._library.ramify_embed(
             _is_bf16(packed), tokens_T.data_ptr(), count, packed.data_ptr(), inputs, y_TD.data_ptr()
         )
+        return y_TD
+
+    def embed_int8(self, tokens_T: Tensor, packed: Tensor, inputs: int) -> Tensor:
+        tokens_T = tokens_T.to(torch.int64).contiguous()
+        y_TD = torch.empty(len(tokens_T), inputs, dtype=torch.float32)
+        self._library.ramify_embed_int8(tokens_T.data_ptr(), len(tokens_T), packed.data_ptr(), inputs, y_TD.data_ptr())
         return y_TD
 
     # -- tokens by themselves ------------------------------------------------------------------------------------------
@@ -179,4 +202,5 @@ def compiled_kernels(library: ctypes.CDLL) -> Kernels:
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
         packing=Packing(made.pack, made.linear, made.embed),
+        w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8),
     )

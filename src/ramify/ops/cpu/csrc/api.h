@@ -75,6 +75,11 @@ struct Table {
     void (*attention_f32)(const Attention&);
     void (*attention_bf16)(const Attention&);
     void (*sampling)(const Sampling&);
+    void (*pack_int8_f32)(const float* weight, int64_t outputs, int64_t inputs, int8_t* packed);
+    void (*pack_int8_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, int8_t* packed);
+    void (*linear_int8_f32)(const Linear&);
+    void (*linear_int8_bf16)(const Linear&);
+    void (*embed_int8)(const int64_t* tokens, int64_t count, const int8_t* packed, int64_t inputs, float* y);
 };
 
 }  // namespace ramify

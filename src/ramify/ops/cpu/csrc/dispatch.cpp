@@ -16,6 +16,9 @@ extern const Table table;
 namespace avx512 {
 extern const Table table;
 }
+namespace avx512vnni {
+extern const Table table;
+}
 #endif
 
 namespace {
@@ -26,14 +29,16 @@ const Table* choose(const char* most) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512 && !std::strcmp(most, "avx512")) return &avx512::table;
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (vnni && !std::strcmp(most, "avx512vnni")) return &avx512vnni::table;
+    if (avx512 && !std::strncmp(most, "avx512", 6)) return &avx512::table;
     if (avx2 && std::strcmp(most, "generic")) return &avx2::table;
 #endif
     (void)most;
     return &generic::table;
 }
 
-const Table* chosen = choose("avx512");
+const Table* chosen = choose("avx512vnni");
 
 }  // namespace
 }  // namespace ramify
@@ -42,7 +47,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 2; }
+int ramify_version() { return 3; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -69,6 +74,24 @@ void ramify_embed(int bf16, const int64_t* tokens, int64_t count, const void* pa
         chosen->embed_bf16(tokens, count, (const uint16_t*)packed, inputs, (uint16_t*)y);
     else
         chosen->embed_f32(tokens, count, (const float*)packed, inputs, (float*)y);
+}
+
+// The same with weights in int8; `packed` is bytes.
+void ramify_pack_int8(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
+    if (bf16)
+        chosen->pack_int8_bf16((const uint16_t*)weight, outputs, inputs, (int8_t*)packed);
+    else
+        chosen->pack_int8_f32((const float*)weight, outputs, inputs, (int8_t*)packed);
+}
+
+void ramify_linear_int8(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows,
+                        int64_t inputs, int64_t outputs, int64_t x_stride, int64_t y_stride) {
+    const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
+    bf16 ? chosen->linear_int8_bf16(l) : chosen->linear_int8_f32(l);
+}
+
+void ramify_embed_int8(const int64_t* tokens, int64_t count, const void* packed, int64_t inputs, float* y) {
+    chosen->embed_int8(tokens, count, (const int8_t*)packed, inputs, y);
 }
 
 void ramify_norm(int bf16, const void* x, const void* residual, const void* weight, float eps, int64_t rows,

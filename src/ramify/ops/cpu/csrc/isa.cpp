@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "api.h"
+#include "integers.h"
 #include "pool.h"
 #include "simd.h"
 
@@ -10,6 +11,7 @@ namespace ramify {
 namespace RAMIFY_ISA {
 namespace {
 #include "linear.inc"
+#include "int8.inc"
 #include "rows.inc"
 #include "attention.inc"
 #include "sample.inc"
@@ -35,6 +37,11 @@ const Table table = {
     attention<float>,
     attention<uint16_t>,
     sampling,
+    pack_int8<float>,
+    pack_int8<uint16_t>,
+    linear_int8<float>,
+    linear_int8<uint16_t>,
+    embed_int8,
 };
 
 }  // namespace RAMIFY_ISA
