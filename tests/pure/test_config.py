@@ -531,9 +531,14 @@ def test_checking_a_model_needs_no_torch() -> None:
 
 
 def test_the_named_breach_of_arithmetic_names_its_causes() -> None:
-    def reason(attention: str) -> str:
-        return next(d.reason for d in decide(attention_backend=attention).decisions if d.name == "batch_invariance")
+    def said(machine: Machine, attention: str) -> tuple[object, str]:
+        decisions = decide(machine, {**CONFIG, "torch_dtype": "float32"}, attention_backend=attention).decisions
+        return next((d.value, d.reason) for d in decisions if d.name == "batch_invariance")
 
-    assert "linears" in reason("reference")
-    assert "attention" not in reason("reference")
-    assert "attention" in reason("torch_native")
+    plain, compiled = Machine(16 * GIB, 8, False), Machine(16 * GIB, 8, False, kernels="avx2")
+    assert said(compiled, "cpu")[0] == "yes"
+    for attention in ("reference", "torch_native"):
+        value, reason = said(plain, attention)
+        assert (value, "linears and attention" in reason) == ("no", True)
+        value, reason = said(compiled, attention)
+        assert (value, "linears" in reason, "attention" in reason) == ("no", False, True)

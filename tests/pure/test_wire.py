@@ -49,7 +49,7 @@ TO_CLIENT = [
     Replies([Reply("r", 1, [4, 5], Finish.stop("x"), 3, 1, SCORED, None, STATES, Times(1.5, 0.0)), Reply("s", 0, [])]),
     Answer(4, {"a": [1, 2]}),
     Answer(4, error="no", status=404),
-    Hello({"max": 3}),
+    Hello(),
     Logging("debug", True, 3, "json"),
     FreezeGC(),
     Farewell("gone"),
@@ -114,8 +114,8 @@ def test_over_sockets(tmp_path: Path) -> None:
     clients = [ZmqClientEnd(tmp_path, origin) for origin in range(2)]
     for client in clients:
         exchange(engine, client)
-    engine.broadcast(Hello({}))
-    assert [client.receive() for client in clients] == [Hello({})] * 2
+    engine.broadcast(Hello())
+    assert [client.receive() for client in clients] == [Hello()] * 2
     clients[0].lose_engine()
     assert clients[0].receive() == Farewell("the engine has died")
     engine.close()

@@ -101,12 +101,22 @@ def test_failures_are_counted(stories: Server, tmp_path: Path) -> None:
     assert "top_p" in warmed.stderr
 
 
+def heeding_interrupts() -> None:
+    """Who runs in a shell's background is told to ignore Ctrl-C, and so are its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_control_c_keeps_what_was_measured(stories: Server, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     slow = ("--num-prompts", "1000", "--request-rate", "5", "--random-input-len", "8", "--random-output-len", "2")
     before = stories.metric("num_requests_total")
     command = [sys.executable, "-m", "ramify.cli.main", "bench", "serve", "--base-url", stories.url, *slow]
-    run = subprocess.Popen([*command, "--output-file", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        [*command, "--output-file", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heeding_interrupts,
+    )
     try:
         wait_for(lambda: stories.metric("num_requests_total") >= before + 5, 60, "requests of the measurement")
         run.send_signal(signal.SIGINT)

@@ -188,7 +188,7 @@ def test_explain_shows_every_setting_and_no_key(folder: str, tmp_path: Path) -> 
     missing = [name for name in names() if name not in done.stdout and name != "model_path"]
     assert missing == []
     assert "secret" not in done.stdout
-    defaults = done.stdout.partition("At their defaults")[2].partition("Memory plan")[0]
+    defaults = " ".join(done.stdout.partition("At their defaults")[2].partition("Memory plan")[0].split())
     assert "host 127.0.0.1" in defaults
     assert "schedule_policy" not in defaults
 

@@ -206,7 +206,7 @@ PLACES: list[tuple[Any, str]] = [
     ({"id": "nobody"}, "does not exist"),
     ({"id": "nobody", "rid": "a"}, "does not exist"),
     ({"id": "here", "rid": "a"}, "has no turn 'a'"),
-    ({"id": "here", "rid": ""}, "has no turn"),
+    ({"id": "here", "rid": ""}, "session_params.rid"),
     ({"id": "here", "rid": 5}, "rid"),
     ({"id": "here", "offset": 1.5}, "offset"),
     ({"id": "here", "offset": "1"}, "offset"),

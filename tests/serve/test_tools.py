@@ -216,6 +216,28 @@ def test_the_grammar_begins_after_the_reasoning(client: OpenAI, prompt: str, tho
         assert json.loads(message.content) == {"x": 17}, "the script says otherwise, the schema decides"
 
 
+@pytest.mark.parametrize("prompt", ["[json]", "[openjson]<think>"])
+def test_native_constraints_begin_after_the_reasoning_if_asked(reciting: Server, prompt: str) -> None:
+    schema = json.dumps(
+        {"type": "object", "properties": {"x": {"const": 17}}, "required": ["x"], "additionalProperties": False}
+    )
+    params = {"json_schema": schema, "temperature": 0, "max_new_tokens": 60}
+    held = reciting.post("/generate", {"text": prompt, "sampling_params": params})["text"]
+    assert held.startswith("{")
+    body = {"text": prompt, "sampling_params": params, "require_reasoning": True}
+    thought, _, answer = reciting.post("/generate", body)["text"].partition("</think>")
+    assert thought == SCRIPTS[prompt].partition("</think>")[0]
+    assert json.loads(answer) == {"x": 17}
+    free = {"text": prompt, "sampling_params": {"temperature": 0, "max_new_tokens": 60}, "require_reasoning": True}
+    assert reciting.post("/generate", free)["text"] == SCRIPTS[prompt]
+
+
+def test_reasoning_that_is_not_known_cannot_be_required(stories: Server) -> None:
+    status, _, body = stories.request("/generate", {"text": "x", "require_reasoning": True})
+    assert status == 400
+    assert "--reasoning-parser" in str(body)
+
+
 def test_an_answer_that_goes_on_inside_its_reasoning(client: OpenAI) -> None:
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "<think>"}]
     more = {"continue_final_message": True}

@@ -10,10 +10,9 @@ import asyncio
 import gc
 import itertools
 import logging
-import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -37,7 +36,6 @@ class Client:
     def __init__(self, end: ClientEnd, limits: Limits, tokenizer: Tokenizer | None) -> None:
         self.limits = limits
         self.tokenizer = tokenizer
-        self.facts: dict[str, Any] = {}
         self.logging = Logging()
         self.on_logging: Callable[[Logging], None] = lambda logging: None
         self.died: str | None = None  # why the engine is gone
@@ -112,20 +110,6 @@ class Client:
             self._end.send(Abort(generation.submit.rid))
             generation.deliver(generation.fail(finish))
 
-    def iterate(self, ask: Ask, text: bool = True) -> Iterator[News]:
-        """News of all choices until all have ended, for a caller that may block."""
-        inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
-        open_now = self.open(ask, inbox.put, text)
-        ended = 0
-        try:
-            while ended < len(open_now):
-                news = inbox.get()
-                ended += news.finish is not None
-                yield news
-        finally:
-            for generation in open_now:
-                self.abort(generation)
-
     @staticmethod
     def into(put: Deliver) -> Deliver:
         """A `deliver` that calls `put` in the running event loop."""
@@ -180,7 +164,6 @@ class Client:
 
     def _adopted(self, future: Future[Any]) -> None:
         if future.exception() is None:
-            self.facts |= future.result()
             self.ready.set()
 
     # -- receiving ---------------------------------------------------------------------------------------------------
@@ -194,7 +177,6 @@ class Client:
                 elif isinstance(message, Answer):
                     self._answer(message)
                 elif isinstance(message, Hello):
-                    self.facts |= message.facts
                     self.ready.set()
                 elif isinstance(message, Logging):
                     self.logging = message

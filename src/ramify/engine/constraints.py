@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ramify.core.errors import BadRequest
 from ramify.grammar.constraint import NATIVE, NOTE, Constraint, encode, from_response_format, from_sampling
 from ramify.grammar.translate import check
@@ -15,10 +17,14 @@ from ramify.grammar.translate import check
 Notes = dict[str, bytes]
 
 
-def of_sampling(raw: Mapping[str, Any] | None) -> tuple[dict[str, Any], Notes]:
-    """SGLang's sampling parameters without the constraint among them, and its note."""
+def of_sampling(raw: Mapping[str, Any] | None, after: str = "") -> tuple[dict[str, Any], Notes]:
+    """SGLang's sampling parameters without the constraint among them, and its note. The constraint holds from behind
+    the first `after` in the output on, or from the start.
+    """
     given = dict(raw or {})
     constraint = from_sampling(given)
+    if constraint is not None and after:
+        constraint = msgspec.structs.replace(constraint, after=after)
     for kind in NATIVE:
         given.pop(kind, None)
     return given, note_of(constraint)

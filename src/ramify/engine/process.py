@@ -36,7 +36,7 @@ def main(folder: Path) -> int:
         handover.tell(given, "failed there is not enough memory to load the model")
         return 1
     _stop_when_told(folder)
-    channel.broadcast(Hello({}))
+    channel.broadcast(Hello())
     handover.tell(given, "engine ready")
     if not given.resolved.settings.model.skip_tokenizer_init:
         loop.scheduler.guides.warm()

@@ -56,6 +56,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     cache_salt: str | list[str | None] | None = None
     session_params: SessionParams | list[SessionParams] | None = None
     no_logs: bool = False
+    require_reasoning: bool = False
 
 
 class Generated(msgspec.Struct, kw_only=True):
@@ -93,8 +94,7 @@ REFUSED = {
     "return_sampling_mask": "sampling masks",
     "return_entropy": "entropies",
     "return_bytes": "raw bytes",
-    "require_reasoning": "reasoning parsers",
-    "max_thinking_tokens": "reasoning parsers",
+    "max_thinking_tokens": "budgets of reasoning",
     "bootstrap_host": "disaggregation",
     "bootstrap_port": "disaggregation",
     "bootstrap_room": "disaggregation",
@@ -156,7 +156,8 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     """One `Ask` per prompt, and whether the body had a list of prompts."""
     tokens, vectors, batch = await _prompts(state, asked)
     count = len(tokens)
-    split = [of_sampling(raw) for raw in per_item(asked.sampling_params, count, "sampling_params")]
+    after = _end_of_reasoning(state) if asked.require_reasoning else ""
+    split = [of_sampling(raw, after) for raw in per_item(asked.sampling_params, count, "sampling_params")]
     params = [SamplingParams.parse({**state.preferred, **raw}) for raw, _ in split]
     if len({p.n for p in params}) > 1:
         raise BadRequest("all sampling_params must agree on n", param="n")
@@ -190,6 +191,13 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
         for i in range(count)
     ]
     return asks, batch
+
+
+def _end_of_reasoning(state: State) -> str:
+    reasoning = state.speech.formats.reasoning
+    if not reasoning.end:
+        raise BadRequest("the reasoning of this model is not known; set --reasoning-parser", param="require_reasoning")
+    return reasoning.end[0]
 
 
 async def _prompts(state: State, asked: GenerateRequest) -> tuple[list[Ids], list[bytes], bool]:

@@ -113,9 +113,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The engine has loaded and serves; `facts` are what the info routes show."""
-
-    facts: dict[str, Any]
+    """The engine has loaded and serves."""
 
 
 class Farewell(msgspec.Struct, frozen=True, array_like=True, tag=True):
