@@ -17,8 +17,10 @@ from ramify.config.settings import Settings
 from ramify.engine.assemble import make_runner
 from ramify.engine.build import prepare
 from ramify.layers.build import Build
+from ramify.memory.kv import KVPool
 from ramify.models.load import build_model, load_weights
 from ramify.ops.platform import make_platform
+from ramify.ops.reference import int8
 from ramify.quant.choose import schemes_of
 from ramify.worker.runner import Runner
 
@@ -96,6 +98,40 @@ def test_weights_take_what_was_planned(quantization: str) -> None:
     runner, planned = runner_of(BUNDLED, quantization=quantization)
     stored = sum(parameter.nbytes for parameter in runner.model.parameters())  # type: ignore[attr-defined]
     assert stored == pytest.approx(planned, rel=0.02)
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "int8"])
+def test_pages_take_what_was_planned(asked: str) -> None:
+    """And page 0, which is never given out."""
+    settings = {"kv_cache_dtype": asked, "max_total_tokens": 512, "page_size": 16, "dtype": "bfloat16"}
+    resolved = prepare(overlay(Settings(), settings, "test"))
+    runner, _ = runner_of(BUNDLED, **settings)
+    assert runner.pool.bytes == resolved.memory.pool // resolved.pages * (resolved.pages + 1)
+
+
+def test_pages_of_int8_are_copied_and_wiped_with_their_scales() -> None:
+    pool = KVPool(2, 6, 3, 4, 32, torch.int8, torch.device("cpu"))
+    written = int8.store(torch.randn(3, 4, 32))
+    for layer in range(2):
+        for part in pool.layer(layer):
+            part[1] = written
+    pool.copy([1], [5])
+    pool.wipe([1], 2)
+    for layer in range(2):
+        for part in pool.layer(layer):
+            assert torch.equal(part[5], written)
+            assert torch.equal(part[1, :, :2], written[:, :2])
+            assert (int8.from_pool(part[1, :, 2:], 32, torch.float32) == 0).all()
+
+
+def test_the_reference_of_int8_pages_says_what_the_kernels_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    for _ in range(2):
+        with ramify.Engine(kv_cache_dtype="int8", max_total_tokens=512, dtype="float32") as engine:
+            assert engine.get_server_info()["kv_cache_dtype"] == "int8"
+            said.append(engine.generate(PROMPT, GREEDY)["text"])
+        without_kernels(monkeypatch)
+    assert said[0] == said[1]
 
 
 @quantizations

@@ -78,7 +78,7 @@ def sample(name: str) -> object:
     special = {
         "load_format": "dummy", "dtype": "float32", "device": "cpu", "attention_backend": "reference",
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
-        "grammar_backend": "llguidance", "quantization": "w8a8",
+        "grammar_backend": "llguidance", "quantization": "w8a8", "kv_cache_dtype": "int8",
         "log_requests_level": 3, "log_requests_format": "json", "sampling_defaults": "openai",
     }  # fmt: skip
     if name in special:
@@ -299,6 +299,7 @@ def test_command_lines_that_cannot_be_read(arguments: list[str], says: str, reme
         ("quantization", "fp8", "w8a8"),
         ("quantization", "awq", "bf16"),
         ("dtype", "int8", "--quantization"),
+        ("kv-cache-dtype", "fp8_e4m3", "int8"),
     ],
 )
 def test_values_of_sglang_are_answered(setting: str, value: str, remedy: str) -> None:
@@ -321,6 +322,16 @@ def test_quantized_weights_are_counted_as_they_are_stored() -> None:
     assert "reference" in said.reason
     compiled = decide(Machine(16 * GIB, 8, False, kernels="avx2"), quantization="w8a8")
     assert "compiled kernels" in next(d.reason for d in compiled.decisions if d.name == "quantization")
+
+
+def test_the_cache_is_counted_as_it_is_stored() -> None:
+    """Qwen3-0.6B: 28 layers, 8 heads of 128; in int8 every row has a scale of 4 bytes."""
+    rows = 2 * 28 * 8
+    for asked, each in (("auto", 256), ("bf16", 256), ("bfloat16", 256), ("fp32", 512), ("int8", 132)):
+        decided = decide(dtype="bfloat16", kv_cache_dtype=asked, max_total_tokens=1024)
+        assert decided.memory.bytes_per_token == rows * each
+        assert decided.memory.pool == 1024 * rows * each
+        assert decided.kv_dtype == {"int8": "int8", "fp32": "float32"}.get(asked, "bfloat16")
 
 
 def test_switches_take_no_value_unless_with_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:

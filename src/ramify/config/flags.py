@@ -33,9 +33,8 @@ NEEDLESS_WITH_VALUE: dict[str, str] = {
 # Refused: what to do instead, by the beginning of the flag. The longest beginning wins.
 INSTEAD: dict[str, str] = {
     "trust-remote-code": "Code from a model's folder is never run. Its architecture has to be a native one.",
-    "quantization-param-path": "Scales are computed, of weights when they are loaded.",
+    "quantization-param-path": "Scales are computed: of weights while loading, of keys and values as they come.",
     "quantize-and-serve": "--quantization alone does that.",
-    "kv-cache-dtype": "The KV cache has the model's type in this version.",
     "speculative": "Speculative decoding is not in this version.",
     "enable-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "lora": "Adapters are not in this version. Merge the adapter into the weights first.",
@@ -114,6 +113,10 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
             "checkpoint is loaded.",
         ),
     },
+    "kv_cache_dtype": dict.fromkeys(
+        ("fp8", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nvfp4", "mxfp4"),
+        "On a CPU it is int8, with a scale per token and head.",
+    ),
     "load_format": {
         **dict.fromkeys(("pt", "npcache", "gguf", "bitsandbytes", "mistral"), "Weights come from safetensors."),
         "sharded_state": "Weights come from safetensors, in as many files as there are: leave --load-format out.",

@@ -17,11 +17,10 @@ from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
-from ramify.config.stored import weight_bytes
+from ramify.config.stored import ELEMENT_BYTES, kv_bytes, weight_bytes
 from ramify.core.errors import BadRequest, StartupError
 from ramify.core.params import SamplingParams
 
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
@@ -66,6 +65,7 @@ class Resolved:
     device: str
     dtype: str
     quantization: str
+    kv_dtype: str
     context: int
     page_size: int
     rows: int
@@ -124,11 +124,14 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     device = note("device", "cpu", "the only one in this version" if free else note.asked("device"))
     dtype = _dtype(settings, model, machine, note)
     quantization = _quantization(settings, machine, dtype, note)
+    kv_dtype = _kv_dtype(settings, dtype, note)
     context = _context(settings, model, note)
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
     page_size = note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
     chunk = _chunk(settings, context, note)
-    memory = _plan_memory(settings, model, machine, dtype, quantization, context, rows, page_size, chunk, note)
+    memory = _plan_memory(
+        settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, note
+    )
     return Resolved(
         settings=settings,
         model=model,
@@ -137,6 +140,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         device=device,
         dtype=dtype,
         quantization=quantization,
+        kv_dtype=kv_dtype,
         context=context,
         page_size=page_size,
         rows=rows,
@@ -237,6 +241,14 @@ def _quantization(settings: Settings, machine: Machine, dtype: str, note: _Notes
     return note("quantization", QUANTIZATIONS.get(asked, asked), f"{note.asked('quantization')}, computed by {how}")
 
 
+def _kv_dtype(settings: Settings, dtype: str, note: _Notes) -> str:
+    asked = settings.cache.kv_cache_dtype
+    if asked == "auto":
+        return note("kv_cache_dtype", dtype, "that of the model")
+    reason = note.asked("kv_cache_dtype") + (", with a scale for every token and head" if asked == "int8" else "")
+    return note("kv_cache_dtype", SPELLINGS.get(asked, asked), reason)
+
+
 def _compiled(machine: Machine, dtype: str) -> bool:
     return machine.kernels is not None and dtype in COMPILED
 
@@ -316,6 +328,7 @@ def _plan_memory(
     machine: Machine,
     dtype: str,
     quantization: str,
+    kv_dtype: str,
     context: int,
     rows: int,
     page_size: int,
@@ -323,8 +336,8 @@ def _plan_memory(
     note: _Notes,
 ) -> MemoryPlan:
     element = ELEMENT_BYTES[dtype]
-    weights = weight_bytes(model, element, quantization)
-    per_token = model.kv_bytes_per_token * element
+    weights = weight_bytes(model, dtype, quantization)
+    per_token = kv_bytes(model, kv_dtype)
     activations = _activations(model, chunk + rows, rows, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
     room = int(machine.memory * share) - weights - activations - PROCESS_BYTES

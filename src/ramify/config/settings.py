@@ -80,6 +80,9 @@ class CacheSettings:
     """KV cache"""
 
     page_size: int | None = setting(None, "Tokens per page of KV cache. Default: 16.", within=Range(1, 4096))
+    kv_cache_dtype: Literal["auto", "bf16", "bfloat16", "fp32", "float32", "int8"] = setting(
+        "auto", "Type of keys and values in the cache; int8 has a scale per token and head."
+    )
     mem_fraction_static: float | None = setting(
         None,
         "Share of the memory that is free at start which weights and KV cache may take. Default: 0.7.",

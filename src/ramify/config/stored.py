@@ -1,16 +1,30 @@
-"""How many bytes weights take as they are stored, before anything is loaded."""
+"""How many bytes weights, keys and values take as they are stored, before anything is loaded."""
 
 from __future__ import annotations
 
 from ramify.config.model import ModelConfig
 
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+SCALE_BYTES = 4
 
-def weight_bytes(model: ModelConfig, element: int, quantization: str) -> int:
-    """Bytes of all weights in numbers of `element` bytes, or quantized; up to norms, biases and what packing pads.
+
+def int8_row(size: int) -> int:
+    """Bytes of `size` numbers as int8, in whole groups of four, with their scale behind them."""
+    return -(-size // 4) * 4 + SCALE_BYTES
+
+
+def kv_bytes(model: ModelConfig, dtype: str) -> int:
+    """Bytes of K and V over all layers for one position, scales included."""
+    row = int8_row(model.head_dim) if dtype == "int8" else model.head_dim * ELEMENT_BYTES[dtype]
+    return 2 * model.layers * model.kv_heads * row
+
+
+def weight_bytes(model: ModelConfig, dtype: str, quantization: str) -> int:
+    """Bytes of all weights, quantized or not; up to norms, biases and what packing pads.
 
     An int8 row has a scale and a sum, 8 bytes, for its inputs: `hidden` or more of them.
     """
     if quantization == "none":
-        return model.parameters * element
+        return model.parameters * ELEMENT_BYTES[dtype]
     assert quantization == "w8a8"
     return model.parameters + model.parameters // model.hidden * 8

@@ -131,7 +131,13 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     else:
         load_weights(built, resolved.folder, model, progress)
     pool = KVPool(
-        model.layers, resolved.pages, model.kv_heads, resolved.page_size, model.head_dim, dtype, platform.device
+        model.layers,
+        resolved.pages,
+        model.kv_heads,
+        resolved.page_size,
+        model.head_dim,
+        getattr(torch, resolved.kv_dtype),
+        platform.device,
     )
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
     return Runner(built, pool, slots, attention, platform.kernels)

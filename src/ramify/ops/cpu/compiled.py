@@ -12,6 +12,7 @@ from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
 TYPES = (torch.float32, torch.bfloat16)
+POOLS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # of what may stand in pages, their numbers
 
 
 def _is_bf16(tensor: Tensor) -> int:
@@ -137,13 +138,15 @@ class Compiled:
         v_pool_PKSC: Tensor,
         write_at_T: Tensor,
     ) -> Tensor:
-        _, kv_heads, page_size, size = k_pool_PKSC.shape
+        _, kv_heads, page_size, _ = k_pool_PKSC.shape
+        size = qkv_TE.shape[1] // (heads + 2 * kv_heads)
         qkv_TE, write_at_T = qkv_TE.contiguous(), write_at_T.contiguous()
         cos, sin = cos_TR.float().contiguous(), sin_TR.float().contiguous()
         tokens = qkv_TE.shape[0]
         q_THC = torch.empty(tokens, heads, size, dtype=qkv_TE.dtype)
         self._library.ramify_qkv_rope(
             _is_bf16(qkv_TE),
+            POOLS[k_pool_PKSC.dtype],
             qkv_TE.data_ptr(),
             _pointer(q_norm_C),
             _pointer(k_norm_C),

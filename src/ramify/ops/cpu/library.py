@@ -28,9 +28,9 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_embed": (FLAG, POINTER, INT, POINTER, INT, POINTER),
     "ramify_norm": (FLAG, *[POINTER] * 3, FLOAT, INT, INT, POINTER, POINTER),
     "ramify_silu_mul": (FLAG, POINTER, INT, INT, POINTER),
-    "ramify_qkv_rope": (FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
+    "ramify_qkv_rope": (FLAG, FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
     "ramify_sample": (*[POINTER] * 9, INT, INT),
-    "ramify_attention": (FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
+    "ramify_attention": (FLAG, FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
 }
 
 

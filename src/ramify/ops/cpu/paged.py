@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.cpu.compiled import POOLS
 
 WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
 LARGEST = 1024
@@ -51,9 +52,10 @@ class PagedAttention:
         assert self._library is not None
         q_THC = q_THC.contiguous()
         out_THC = torch.empty_like(q_THC)
-        _, kv_heads, page_size, size = k_pool_PKSC.shape
+        _, kv_heads, page_size, _ = k_pool_PKSC.shape
         self._library.ramify_attention(
             int(q_THC.dtype is torch.bfloat16),
+            POOLS[k_pool_PKSC.dtype],
             q_THC.data_ptr(),
             k_pool_PKSC.data_ptr(),
             v_pool_PKSC.data_ptr(),
@@ -67,7 +69,7 @@ class PagedAttention:
             meta.tables.stride(0),
             q_THC.shape[1],
             kv_heads,
-            size,
+            q_THC.shape[2],
             page_size,
         )
         return out_THC

@@ -11,15 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ramify.config.stored import SCALE_BYTES
+
 LARGEST = 127
 SMALLEST = 1e-30  # below that a row is stored as zeros: the inverse of its scale would be infinite
 EXACT = 1024  # inputs whose products of int8 sum up exactly in float32, in any order
-SCALE = 4  # bytes
-
-
-def row_bytes(size: int) -> int:
-    """Bytes of a stored row of `size` numbers."""
-    return -(-size // 4) * 4 + SCALE
 
 
 def whole_and_scale(x: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
@@ -34,20 +30,25 @@ def whole_and_scale(x: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
 
 
 def store(x: Tensor) -> Tensor:
-    """Rows [..., C] as int8 [..., row_bytes(C)]."""
+    """Rows [..., C] as int8 [..., int8_row(C)]."""
     whole, scale = whole_and_scale(x)
     return torch.cat((F.pad(whole, (0, -x.shape[-1] % 4)).to(torch.int8), scale.view(torch.int8)), dim=-1)
 
 
 def taken_apart(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Stored rows as float32: whole numbers [..., C] and scales [..., 1]."""
-    return rows[..., :size].float(), rows[..., -SCALE:].contiguous().view(torch.float32)
+    return rows[..., :size].float(), rows[..., -SCALE_BYTES:].contiguous().view(torch.float32)
 
 
 def numbers(rows: Tensor, size: int) -> Tensor:
     """Stored rows as float32 [..., C]."""
     whole, scale = taken_apart(rows, size)
     return whole * scale
+
+
+def from_pool(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Rows of pages, whatever they are stored in, as numbers of a type."""
+    return (numbers(rows, size) if rows.dtype is torch.int8 else rows).to(dtype)
 
 
 def linear(x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:

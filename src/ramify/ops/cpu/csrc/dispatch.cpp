@@ -111,20 +111,21 @@ void ramify_silu_mul(int bf16, const void* x, int64_t rows, int64_t size, void* 
         chosen->silu_mul_f32((const float*)x, rows, size, (float*)y);
 }
 
-void ramify_qkv_rope(int bf16, const void* qkv, const void* q_norm, const void* k_norm, const float* cos,
+// `pool`: the type of what is in pages, 0 float, 1 bfloat16, 2 int8.
+void ramify_qkv_rope(int bf16, int pool, const void* qkv, const void* q_norm, const void* k_norm, const float* cos,
                      const float* sin, const int64_t* write_at, void* q, void* k_pool, void* v_pool, float eps,
                      int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
     const QkvRope a = {qkv, q_norm, k_norm, cos,   sin,      write_at, q,        k_pool,
                        v_pool, eps, tokens, heads, kv_heads, size,     page_size};
-    bf16 ? chosen->qkv_rope_bf16(a) : chosen->qkv_rope_f32(a);
+    chosen->qkv_rope[bf16][pool](a);
 }
 
-void ramify_attention(int bf16, const void* q, const void* k_pool, const void* v_pool, void* out, const int32_t* tables,
-                      const int32_t* starts, const int32_t* counts, const int32_t* lengths, float scale, int64_t rows,
+void ramify_attention(int bf16, int pool, const void* q, const void* k_pool, const void* v_pool, void* out,
+                      const int32_t* tables, const int32_t* starts, const int32_t* counts, const int32_t* lengths, float scale, int64_t rows,
                       int64_t table_stride, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
     const Attention a = {q,       k_pool, v_pool, out,          tables, starts,   counts, lengths,
                          scale,   rows,   table_stride, heads,  kv_heads, size,   page_size};
-    bf16 ? chosen->attention_bf16(a) : chosen->attention_f32(a);
+    chosen->attention[bf16][pool](a);
 }
 
 void ramify_sample(const float* logits, const float* temperature, const float* top_p, const float* min_p,
