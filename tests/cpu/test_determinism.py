@@ -36,6 +36,7 @@ HOW: list[Settings] = [
     {"dtype": "bfloat16"},
     {"dtype": "float32"},
     {"dtype": "bfloat16", "quantization": "w8a8"},
+    {"dtype": "bfloat16", "quantization": "int4"},
     {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
 ]
 

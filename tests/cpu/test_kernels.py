@@ -16,7 +16,7 @@ from ramify.ops.cpu.compiled import Compiled
 from ramify.ops.cpu.library import instruction_set, load
 from ramify.ops.cpu.paged import PagedAttention
 from ramify.ops.cpu.sdpa import SdpaAttention
-from ramify.ops.reference import basic, int8, rope, sample
+from ramify.ops.reference import basic, int4, int8, rope, sample
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.sampling.state import ALL
 
@@ -99,6 +99,67 @@ def test_linear_int8(kernels: Compiled, outputs: int, inputs: int, dtype: torch.
     assert torch.equal(kernels.linear_int8(x.T.contiguous().T[:7], packed, outputs, bias), whole[:7])
     tokens = torch.tensor([0, outputs - 1, 2, 2])
     assert torch.equal(kernels.embed_int8(tokens, packed, inputs), int8.embed(tokens, stored, inputs))
+
+
+@types
+@pytest.mark.parametrize(("outputs", "inputs"), ODD)
+def test_linear_int4(kernels: Compiled, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+    """Every number of rows has the bits that each row has alone; the reference adds up without fused multiply-adds."""
+    weight, bias = randn(outputs, inputs, dtype=dtype), randn(outputs, dtype=dtype, seed=1)
+    weight *= randn(outputs, 1, dtype=dtype, seed=3).exp()
+    x = randn(512, inputs, dtype=dtype, seed=2) * randn(512, 1, dtype=dtype, seed=4).exp()
+    packed, stored = kernels.pack_int4(weight), int4.store(weight)
+    assert packed.nbytes == -(-outputs // 16) * 16 * stored[0].nbytes
+    whole = kernels.linear_int4(x, packed, outputs, bias)
+    close(whole, int4.linear(x, stored, outputs, bias))
+    for rows in range(1, 34):
+        assert torch.equal(kernels.linear_int4(x[:rows], packed, outputs, bias), whole[:rows])
+    assert torch.equal(kernels.linear_int4(x[511:], packed, outputs, bias), whole[511:])
+    close(kernels.linear_int4(x, packed, outputs, None), int4.linear(x, stored, outputs, None))
+
+
+@types
+def test_int4_of_single_numbers(kernels: Compiled, dtype: torch.dtype) -> None:
+    """One input at a time, of value 127: what comes out is the weight as it is stored."""
+    weight = randn(40, 70, dtype=dtype)
+    x = torch.eye(70, dtype=dtype) * 127
+    whole_EGK, scale_EG = int4.taken_apart(int4.store(weight))
+    weight_ED = (whole_EGK * scale_EG[..., None]).flatten(1)[:, :70]
+    close(kernels.linear_int4(x, kernels.pack_int4(weight), 40, None), (127 * weight_ED.T).to(dtype))
+    assert (weight_ED - weight.float()).abs().max() <= 0.51 * scale_EG.abs().max() + 0.02
+
+
+@types
+def test_int4_is_close_to_what_it_stands_for(kernels: Compiled, dtype: torch.dtype) -> None:
+    weight, x = randn(256, 512, dtype=dtype), randn(9, 512, dtype=dtype, seed=1)
+    exact = x.float() @ weight.float().T
+    error = kernels.linear_int4(x, kernels.pack_int4(weight), 256, None).float() - exact
+    assert error.norm() < 0.1 * exact.norm()
+
+
+@types
+def test_int4_of_what_is_not_finite(kernels: Compiled, dtype: torch.dtype) -> None:
+    x, weight = randn(6, 70, dtype=dtype), randn(20, 70, dtype=dtype, seed=1)
+    clean = kernels.linear_int4(x, kernels.pack_int4(weight), 20, None)
+    x[1, 3], x[2, 69], x[3] = float("nan"), float("-inf"), 0.0
+    weight[7, 2] = float("inf")
+    weight[8] = 0
+    y = kernels.linear_int4(x, kernels.pack_int4(weight), 20, None)
+    assert torch.equal(y.isnan(), int4.linear(x, int4.store(weight), 20, None).isnan())
+    assert y[1:3].isnan().all()
+    assert y[:, 7].isnan().all()
+    assert (y[[0, 3, 4, 5], 8] == 0).all()
+    assert torch.equal(y[[0, 4, 5], :7], clean[[0, 4, 5], :7])
+
+
+@types
+@pytest.mark.parametrize("sign", [1, -1])
+def test_int4_at_its_ends(kernels: Compiled, sign: int, dtype: torch.dtype) -> None:
+    """The largest inputs times the largest halves: no sum of a group saturates."""
+    x, weight = torch.full((3, 4096), float(sign), dtype=dtype), torch.full((32, 4096), -1.0, dtype=dtype)
+    weight[:, ::32] = 8 / 7
+    packed, stored = kernels.pack_int4(weight), int4.store(weight)
+    close(kernels.linear_int4(x, packed, 32, None), int4.linear(x, stored, 32, None))
 
 
 @types

@@ -318,8 +318,12 @@ def test_quantized_weights_are_counted_as_they_are_stored() -> None:
     plain, small = decide(dtype="bfloat16"), decide(dtype="bfloat16", quantization="w8a8_int8")
     assert (plain.quantization, small.quantization) == ("none", "w8a8")
     assert 0.5 < small.memory.weights / plain.memory.weights < 0.51
+    smaller = decide(dtype="bfloat16", quantization="int4")
+    assert smaller.memory.weights < 0.8 * small.memory.weights
     (said,) = [decision for decision in small.decisions if decision.name == "quantization"]
     assert "reference" in said.reason
+    with pytest.raises(StartupError, match="140000 inputs"):
+        decide(config={**CONFIG, "intermediate_size": 140_000}, quantization="w8a8")
     compiled = decide(Machine(16 * GIB, 8, False, kernels="avx2"), quantization="w8a8")
     assert "compiled kernels" in next(d.reason for d in compiled.decisions if d.name == "quantization")
 

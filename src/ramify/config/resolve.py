@@ -27,6 +27,7 @@ PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB = 1 << 30
 ON_CPU = "default on a CPU"
+MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
 COMPILED = ("float32", "bfloat16")  # types that the compiled kernels compute in
 HEAD, MOST_HEADS = 16, 16  # head sizes they take are multiples of it; query heads of a key-value head, at most
 SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings
@@ -123,7 +124,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     free = settings.model.device == "auto"
     device = note("device", "cpu", "the only one in this version" if free else note.asked("device"))
     dtype = _dtype(settings, model, machine, note)
-    quantization = _quantization(settings, machine, dtype, note)
+    quantization = _quantization(settings, model, machine, dtype, note)
     kv_dtype = _kv_dtype(settings, dtype, note)
     context = _context(settings, model, note)
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
@@ -233,10 +234,14 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
     return note("dtype", "float32", f"the checkpoint is {stored}, which this CPU computes slower than float32")
 
 
-def _quantization(settings: Settings, machine: Machine, dtype: str, note: _Notes) -> str:
+def _quantization(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
     asked = settings.model.quantization
     if asked is None:
         return note("quantization", "none", f"weights stay {dtype}")
+    if (widest := max(model.mlp, model.hidden, model.heads * model.head_dim)) > MOST_INPUTS:
+        raise StartupError(
+            f"--quantization {asked}: a layer has {widest} inputs, and sums are exact up to {MOST_INPUTS}"
+        )
     how = "compiled kernels" if _compiled(machine, dtype) else "the reference in plain torch, which is slow"
     return note("quantization", QUANTIZATIONS.get(asked, asked), f"{note.asked('quantization')}, computed by {how}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, int8, rope, sample
+from ramify.ops.reference import basic, int4, int8, rope, sample
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,13 @@ class Packing:
 
     pack(weight_ED) -> packed
     linear(x_TD, packed, E, bias_E | None) -> y_TE
-    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number, as they are stored or in float32
+    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number, as they are stored or in float32. None
+        where no embedding is stored so
     """
 
     pack: Callable[[Tensor], Tensor]
     linear: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
-    embed: Callable[[Tensor, Tensor, int], Tensor]
+    embed: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Kernels:
     packing: None where weights stay as they come
     w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
         exactly, so that a row's bits are its own
+    int4: weights in four bits with a scale per output and 32 inputs; inputs become int8 with a scale per row and 32
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
@@ -60,3 +62,4 @@ class Kernels:
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
     packing: Packing | None = None
     w8a8: Packing = Packing(int8.store, int8.linear, int8.embed)
+    int4: Packing = Packing(int4.store, int4.linear)

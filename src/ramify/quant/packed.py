@@ -26,4 +26,5 @@ class Packed(Plain):
         return self._packing.linear(x_TD, layer.weight, layer.outputs, getattr(layer, "bias", None))
 
     def rows(self, layer: Any, tokens_T: Tensor, kernels: Kernels) -> Tensor:
+        assert self._packing.embed is not None
         return self._packing.embed(tokens_T, layer.weight, layer.inputs).to(layer.dtype)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ramify.config.stored import GROUP
 from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
@@ -53,6 +54,17 @@ class Compiled:
 
     def linear_int8(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
         return self._linear(self._library.ramify_linear_int8, x_TD, packed, outputs, bias_E)
+
+    def pack_int4(self, weight_ED: Tensor) -> Tensor:
+        """Panels of groups, each with its scales before it: see csrc/int4.inc."""
+        outputs, inputs = weight_ED.shape
+        packed = torch.empty(-(-outputs // PANEL) * PANEL * -(-inputs // GROUP) * (GROUP // 2 + 2), dtype=torch.uint8)
+        weight = weight_ED.contiguous()
+        self._library.ramify_pack_int4(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        return packed
+
+    def linear_int4(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+        return self._linear(self._library.ramify_linear_int4, x_TD, packed, outputs, bias_E)
 
     def _linear(
         self, compute: Callable[..., None], x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None
@@ -206,4 +218,5 @@ def compiled_kernels(library: ctypes.CDLL) -> Kernels:
         sample=made.sample,
         packing=Packing(made.pack, made.linear, made.embed),
         w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8),
+        int4=Packing(made.pack_int4, made.linear_int4),
     )

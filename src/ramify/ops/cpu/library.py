@@ -24,6 +24,8 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_linear": (FLAG, *[POINTER] * 4, *[INT] * 5),
     "ramify_pack_int8": (FLAG, POINTER, INT, INT, POINTER),
     "ramify_linear_int8": (FLAG, *[POINTER] * 4, *[INT] * 5),
+    "ramify_pack_int4": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_linear_int4": (FLAG, *[POINTER] * 4, *[INT] * 5),
     "ramify_embed_int8": (POINTER, INT, POINTER, INT, POINTER),
     "ramify_embed": (FLAG, POINTER, INT, POINTER, INT, POINTER),
     "ramify_norm": (FLAG, *[POINTER] * 3, FLOAT, INT, INT, POINTER, POINTER),

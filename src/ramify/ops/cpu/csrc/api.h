@@ -78,6 +78,10 @@ struct Table {
     void (*linear_int8_f32)(const Linear&);
     void (*linear_int8_bf16)(const Linear&);
     void (*embed_int8)(const int64_t* tokens, int64_t count, const int8_t* packed, int64_t inputs, float* y);
+    void (*pack_int4_f32)(const float* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
+    void (*pack_int4_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
+    void (*linear_int4_f32)(const Linear&);
+    void (*linear_int4_bf16)(const Linear&);
 };
 
 }  // namespace ramify

@@ -94,6 +94,20 @@ void ramify_embed_int8(const int64_t* tokens, int64_t count, const void* packed,
     chosen->embed_int8(tokens, count, (const int8_t*)packed, inputs, y);
 }
 
+// And in four bits.
+void ramify_pack_int4(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
+    if (bf16)
+        chosen->pack_int4_bf16((const uint16_t*)weight, outputs, inputs, (uint8_t*)packed);
+    else
+        chosen->pack_int4_f32((const float*)weight, outputs, inputs, (uint8_t*)packed);
+}
+
+void ramify_linear_int4(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows,
+                        int64_t inputs, int64_t outputs, int64_t x_stride, int64_t y_stride) {
+    const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
+    bf16 ? chosen->linear_int4_bf16(l) : chosen->linear_int4_f32(l);
+}
+
 void ramify_norm(int bf16, const void* x, const void* residual, const void* weight, float eps, int64_t rows,
                  int64_t size, void* y, void* total) {
     if (bf16)

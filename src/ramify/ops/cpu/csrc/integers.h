@@ -25,6 +25,22 @@ inline V load(const int8_t* p) {
 }
 inline void store_bytes(int8_t* p, V a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v))); }
 
+// Halves of bytes, 0 to 15, times int8: at most 32 inputs are added up before `half_sum`.
+constexpr int HALF_PARTS = 1;
+inline Ints low_halves(Ints w) { return {_mm512_and_si512(w.v, _mm512_set1_epi8(15))}; }
+inline Ints high_halves(Ints w) { return {_mm512_and_si512(_mm512_srli_epi16(w.v, 4), _mm512_set1_epi8(15))}; }
+#if defined(__AVX512VNNI__)
+inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t) {
+    return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_set1_epi32(*x))};
+}
+inline Ints half_sum(Ints sum) { return sum; }
+#else
+inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t) {
+    return {_mm512_add_epi16(sum.v, _mm512_maddubs_epi16(w.v, _mm512_set1_epi32(*x)))};
+}
+inline Ints half_sum(Ints sum) { return {_mm512_madd_epi16(sum.v, _mm512_set1_epi16(1))}; }
+#endif
+
 #if defined(__AVX512VNNI__)
 constexpr int PARTS = 1;
 constexpr bool OFFSET = true;  // 128 is added to inputs, since the instruction wants one side unsigned
@@ -65,6 +81,14 @@ template <int P>
 inline Ints part(Ints w) { return {P ? _mm256_srai_epi16(w.v, 8) : _mm256_srai_epi16(_mm256_slli_epi16(w.v, 8), 8)}; }
 inline Ints dot(Ints sum, Ints w, Ints x) { return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(w.v, x.v))}; }
 
+constexpr int HALF_PARTS = 1;
+inline Ints low_halves(Ints w) { return {_mm256_and_si256(w.v, _mm256_set1_epi8(15))}; }
+inline Ints high_halves(Ints w) { return {_mm256_and_si256(_mm256_srli_epi16(w.v, 4), _mm256_set1_epi8(15))}; }
+inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t) {
+    return {_mm256_add_epi16(sum.v, _mm256_maddubs_epi16(w.v, _mm256_set1_epi32(*x)))};
+}
+inline Ints half_sum(Ints sum) { return {_mm256_madd_epi16(sum.v, _mm256_set1_epi16(1))}; }
+
 #else  // any machine
 
 struct Ints {
@@ -92,6 +116,17 @@ template <int P>
 inline Ints part(Ints w) { return {w.v << (24 - 8 * P) >> 24}; }
 inline Ints dot(Ints sum, Ints w, Ints x) { return {sum.v + w.v * x.v}; }
 
+constexpr int HALF_PARTS = 4;
+inline Ints low_halves(Ints w) { return {w.v & 0x0f0f0f0f}; }
+inline Ints high_halves(Ints w) { return {w.v >> 4 & 0x0f0f0f0f}; }
+inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t apart) {
+    sum = dot(sum, part<0>(w), set1_int(x[0]));
+    sum = dot(sum, part<1>(w), set1_int(x[apart]));
+    sum = dot(sum, part<2>(w), set1_int(x[2 * apart]));
+    return dot(sum, part<3>(w), set1_int(x[3 * apart]));
+}
+inline Ints half_sum(Ints sum) { return sum; }
+
 #endif
 
 // Four inputs of a row as PARTS words, each to be broadcast and multiplied with that part.
@@ -106,6 +141,14 @@ inline void words(const int8_t* x, int32_t* out, int64_t apart) {
     } else {
         for (int p = 0; p < 4; p++) out[p * apart] = x[p];
     }
+}
+
+// The same for halves.
+inline void half_words(const int8_t* x, int32_t* out, int64_t apart) {
+    if constexpr (HALF_PARTS == 1)
+        std::memcpy(out, x, 4);
+    else
+        words(x, out, apart);
 }
 
 }  // namespace RAMIFY_ISA

@@ -12,6 +12,7 @@ namespace RAMIFY_ISA {
 namespace {
 #include "linear.inc"
 #include "int8.inc"
+#include "int4.inc"
 #include "rows.inc"
 #include "attention.inc"
 #include "sample.inc"
@@ -42,6 +43,10 @@ const Table table = {
     linear_int8<float>,
     linear_int8<uint16_t>,
     embed_int8,
+    pack_int4<float>,
+    pack_int4<uint16_t>,
+    linear_int4<float>,
+    linear_int4<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA
