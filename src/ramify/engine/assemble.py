@@ -145,5 +145,5 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
         model.layers, resolved.pages, model.kv_heads, resolved.page_size, model.head_dim, dtype, platform.device
     )
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
-    runner = Runner(built, pool, slots, attention, platform.kernels, pooler)
+    runner = Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler)
     return ThreadExecutor(runner, platform.prepare_thread)

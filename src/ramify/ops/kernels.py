@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, encode, rope, sample
+from ramify.ops.reference import basic, encode, random, rope, sample
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Kernels:
     attend_texts(qkv_TE, heads, starts_N, counts_N, window, scale) -> y_TD: attention in both directions within each of
         N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
         positions no further away than that
+    uniform(seeds_R, choices_R, positions_R, purpose) -> random_R: doubles in (0, 1), see `ops.reference.random`
     packing: None where weights stay as they come
     """
 
@@ -70,4 +71,5 @@ class Kernels:
     gelu_mul: Callable[[Tensor], Tensor] = encode.gelu_mul
     rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
     attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
+    uniform: Callable[[Tensor, Tensor, Tensor, int], Tensor] = random.uniform
     packing: Packing | None = None

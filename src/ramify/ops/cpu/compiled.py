@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
 from ramify.ops.cpu.encoding import CompiledEncoding
+from ramify.ops.cpu.record import Functions
 from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
@@ -25,7 +24,7 @@ def _pointer(tensor: Tensor | None) -> int | None:
 class Compiled:
     """One library, loaded. Tensors are dense, their last dimension at least."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: Functions) -> None:
         self._library = library
 
     # -- linears -------------------------------------------------------------------------------------------------------
@@ -170,8 +169,21 @@ class Compiled:
         )
         return tokens_R, broken_R
 
+    def uniform(self, seeds_R: Tensor, choices_R: Tensor, positions_R: Tensor, purpose: int) -> Tensor:
+        seeds_R, choices_R, positions_R = (each_R.contiguous() for each_R in (seeds_R, choices_R, positions_R))
+        random_R = torch.empty(len(positions_R), dtype=torch.float64)
+        self._library.ramify_uniform(
+            seeds_R.data_ptr(),
+            choices_R.data_ptr(),
+            positions_R.data_ptr(),
+            purpose,
+            len(positions_R),
+            random_R.data_ptr(),
+        )
+        return random_R
 
-def compiled_kernels(library: ctypes.CDLL) -> Kernels:
+
+def compiled_kernels(library: Functions) -> Kernels:
     made, encoding = Compiled(library), CompiledEncoding(library)
     return Kernels(
         rms_norm=made.rms_norm,
@@ -185,5 +197,6 @@ def compiled_kernels(library: ctypes.CDLL) -> Kernels:
         gelu_mul=encoding.gelu_mul,
         rotate_qk=encoding.rotate_qk,
         attend_texts=encoding.attend_texts,
+        uniform=made.uniform,
         packing=Packing(made.pack, made.linear, made.embed),
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
+from ramify.ops.cpu.record import Functions
 from ramify.ops.reference import encode
 
 WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
@@ -15,7 +14,7 @@ WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
 class CompiledEncoding:
     """One library, loaded."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: Functions) -> None:
         self._library = library
 
     def layer_norm(self, x_TD: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float) -> Tensor:
