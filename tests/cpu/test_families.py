@@ -150,6 +150,21 @@ def test_windows_whose_pages_are_scarce(tmp_path: Path, name: str) -> None:
     assert sum(o["meta_info"]["cached_tokens"] for o in outputs + again) > 0
 
 
+@pytest.mark.parametrize("name", ["gemma3", "gpt-oss", "qwen2-moe"])
+def test_int8_of_linears_keys_and_values(tmp_path: Path, name: str) -> None:
+    """Experts and routers stay as they are."""
+    model = save(name, tmp_path)
+    tokens = tokens_of(random.Random(1), 60, model.config.vocab_size)
+    runner = make_runner(tmp_path, quantization="w8a8", kv_cache_dtype="int8")
+    assert relative_error(all_logits(runner, tokens, [40, 20]), reference_logits(model, tokens)) < 0.1
+
+
+def test_latents_are_not_kept_in_int8(tmp_path: Path) -> None:
+    save("deepseek-v3", tmp_path)
+    with pytest.raises(StartupError, match="latents"):
+        make_runner(tmp_path, kv_cache_dtype="int8")
+
+
 @pytest.mark.parametrize("page_size", [1, 16])
 def test_logits_of_a_real_model(stories: tuple[Path, PreTrainedModel], page_size: int) -> None:
     folder, model = stories

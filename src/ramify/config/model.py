@@ -123,26 +123,17 @@ class ModelConfig:
         return self.kv_heads, self.head_dim, self.head_dim
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Elements of K and V over all layers for one position; times the size of an element it is bytes."""
-        return self.layers * self._kept_by_layer
-
-    @property
-    def window_bytes_per_token(self) -> int:
-        """Of these, elements of layers with a window."""
-        return sum(self.windowed) * self._kept_by_layer
-
-    @property
-    def _kept_by_layer(self) -> int:
-        heads, key, value = self.kept
-        return 0 if self.encoder is not None else heads * (key + value)
-
-    @property
     def parameters(self) -> int:
         """Number of weights, up to norms and biases: for the memory plan before anything is loaded."""
         attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
         layers = self.layers * (attention + 2 * self.hidden) + sum(map(self._mlp_of, range(self.layers)))
         return layers + self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
+
+    @property
+    def expert_parameters(self) -> int:
+        """Of these, weights of routed experts, which no scheme quantizes."""
+        experts = self.experts
+        return 0 if experts is None else 3 * self.hidden * experts.mlp * experts.count * sum(experts.sparse)
 
     def _mlp_of(self, layer: int) -> int:
         experts = self.experts

@@ -19,6 +19,7 @@ from ramify.layers.batch import Batch
 from ramify.layers.build import Build
 from ramify.layers.linear import WHOLE, Linear
 from ramify.layers.loadable import Loadable
+from ramify.layers.moe import pack_groups
 from ramify.layers.norm import RMSNorm
 from ramify.layers.rope import Angles, yarn_mscale
 from ramify.ops.attention import Rule
@@ -45,7 +46,7 @@ class Expansion(Loadable):
         keys_HPR, values_HVR = self.weight.unflatten(0, (self._heads, -1)).split([self._plain, self._value], dim=1)
         packing = self._kernels.packing
         both = [keys_HPR.transpose(1, 2).contiguous(), values_HVR.contiguous()]
-        self.keys, self.values = (each if packing is None else packing.pack_groups(each) for each in both)
+        self.keys, self.values = (each if packing is None else pack_groups(packing, each) for each in both)
         self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
     def to_latent(self, q_THP: Tensor) -> Tensor:
@@ -63,6 +64,7 @@ class Expansion(Loadable):
         if packing is None:
             y_RE = self._kernels.grouped_linear(x_RC, weight, None, ends_H)
         else:
+            assert packing.grouped_linear is not None
             y_RE = packing.grouped_linear(x_RC, weight, outputs, None, ends_H)
         return y_RE.unflatten(0, (heads, tokens)).transpose(0, 1)
 

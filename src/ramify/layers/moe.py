@@ -19,6 +19,8 @@ from ramify.config.model import ModelConfig
 from ramify.layers.build import Build
 from ramify.layers.linear import Linear
 from ramify.layers.loadable import Loadable
+from ramify.ops.kernels import Packing
+from ramify.quant.choose import unquantized
 
 
 class GroupedLinear(Loadable):
@@ -47,7 +49,7 @@ class GroupedLinear(Loadable):
             self.weight.unflatten(1, (-1, self._block)).mul_(self.scales[..., None])  # by powers of 2: exact
             self.scales = nn.Parameter(self.scales.new_empty(0), requires_grad=False)
         packing, weight_GED = self._kernels.packing, self.weight.unflatten(0, (self._groups, -1))
-        packed = weight_GED if packing is None else packing.pack_groups(weight_GED)
+        packed = weight_GED if packing is None else pack_groups(packing, weight_GED)
         self.weight = nn.Parameter(packed, requires_grad=False)
 
     def forward(self, x_RD: Tensor, ends_G: Tensor) -> Tensor:
@@ -57,7 +59,13 @@ class GroupedLinear(Loadable):
         if packing is None:
             bias_GE = None if bias is None else bias.unflatten(0, (self._groups, -1))
             return self._kernels.grouped_linear(x_RD, self.weight, bias_GE, ends_G)
+        assert packing.grouped_linear is not None
         return packing.grouped_linear(x_RD, self.weight, self.outputs, bias, ends_G)
+
+
+def pack_groups(packing: Packing, weight_GED: Tensor) -> Tensor:
+    assert packing.pack_groups is not None
+    return packing.pack_groups(weight_GED)
 
 
 class Experts(nn.Module):
@@ -102,7 +110,8 @@ class Router(nn.Module):
     def __init__(self, build: Build, config: ModelConfig, bias: bool = False) -> None:
         super().__init__()
         assert config.experts is not None
-        self.linear = Linear(replace(build, dtype=torch.float32), config.hidden, config.experts.count, bias=bias)
+        exact = replace(build, scheme=unquantized(build.kernels), dtype=torch.float32)
+        self.linear = Linear(exact, config.hidden, config.experts.count, bias=bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return self.linear(x_TD.float())

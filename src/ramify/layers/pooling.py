@@ -31,7 +31,7 @@ class First:
 
     def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
         if self._state is None:
-            self._state = states_PD[:1].float()
+            self._state = states_PD[:1].float().clone()  # the next step writes where these stand
 
     def result(self) -> Tensor:
         assert self._state is not None
@@ -45,7 +45,7 @@ class Last:
         self._state: Tensor | None = None
 
     def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
-        self._state = states_PD[-1:].float()
+        self._state = states_PD[-1:].float().clone()
 
     def result(self) -> Tensor:
         assert self._state is not None

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ramify.config.stored import int8_row
+
 
 class KVPool:
     """K and V of every layer, `pages` pages and page 0 for padding. One layer's pool is [pages + 1, K, S, C].
 
     `shared`: values are not stored, they are the first elements of the keys, that many (latent attention).
+
+    In int8 a row of C numbers is longer, by the scale that stands behind it (`ops.reference.int8`): so whatever is done
+    to a page is done to its scales.
 
     Zeroed lazily by the operating system, so that a page nobody writes costs no memory. What lies beyond a request's
     length in a page is never attended to, but it is multiplied by zero: it must be finite, and `wipe` keeps it so.
@@ -28,7 +33,8 @@ class KVPool:
         device: torch.device,
         shared: int | None = None,
     ) -> None:
-        shape = (layers, pages + 1, kv_heads, page_size, head_dim)
+        row = int8_row(head_dim) if dtype is torch.int8 else head_dim
+        shape = (layers, pages + 1, kv_heads, page_size, row)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device) if shared is None else self.k[..., :shared]
         self._stored = (self.k, self.v) if shared is None else (self.k,)

@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         self._turns = [self._rotation(build, config, layer) for layer in range(config.layers)]
         self.layers = nn.ModuleList(self.block(build, config, layer) for layer in range(config.layers))
         self.norm = self.last_norm(build, config)
-        self.head = None if config.tied else Linear(build, config.hidden, config.vocab)
+        self.head = None if config.tied else Linear(build.of_vocabulary, config.hidden, config.vocab)
 
     def block(self, build: Build, config: ModelConfig, layer: int) -> nn.Module:
         raise NotImplementedError

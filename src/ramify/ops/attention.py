@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -51,6 +52,11 @@ class Paged:
     counts: list[int]
     lengths: list[int]
     tables: Tensor
+
+
+def value_size(q_THC: Tensor, v_pool_PKSC: Tensor) -> int:
+    """Elements of a value. Rows of int8 are longer, by their scale."""
+    return q_THC.shape[2] if v_pool_PKSC.dtype is torch.int8 else v_pool_PKSC.shape[3]
 
 
 class AttentionBackend(Protocol):

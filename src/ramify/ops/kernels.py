@@ -14,25 +14,27 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, encode, experts, random, rope, sample
+from ramify.ops.reference import basic, encode, experts, int4, int8, random, rope, sample
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Linears over weights in an order of the platform's own.
+    """Linears over weights stored in a way of their own: in another order, or quantized.
 
-    pack(weight_ED) -> packed, one dimension
+    pack(weight_ED) -> packed
     linear(x_TD, packed, E, bias_E | None) -> y_TE
-    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number
+    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number, as they are stored or in float32. None
+        where no embedding is stored so
     pack_groups(weight_GED) -> packed, [G, ...]
-    grouped_linear(x_RD, packed, E, bias_GE | None, ends_G) -> y_RE: as `Kernels.grouped_linear`
+    grouped_linear(x_RD, packed, E, bias_GE | None, ends_G) -> y_RE: as `Kernels.grouped_linear`. Both are None where
+        experts are not stored so
     """
 
     pack: Callable[[Tensor], Tensor]
     linear: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
-    embed: Callable[[Tensor, Tensor, int], Tensor]
-    pack_groups: Callable[[Tensor], Tensor]
-    grouped_linear: Callable[[Tensor, Tensor, int, Tensor | None, Tensor], Tensor]
+    embed: Callable[[Tensor, Tensor, int], Tensor] | None = None
+    pack_groups: Callable[[Tensor], Tensor] | None = None
+    grouped_linear: Callable[[Tensor, Tensor, int, Tensor | None, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,6 @@ class Kernels:
     embed(tokens_T, weight_VD) -> x_TD
     rms_norm(x_TD, weight_D, eps, offset=0) -> y_TD: `offset` is added to the weight (Gemma)
     add_rms_norm(x_TD, residual_TD, weight_D, eps, offset=0) -> (normed_TD, sum_TD): the sum is the next residual
-    layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
     gated(gate_up_TE, activation) -> y_T(E/2): the activation of the first half times the second
     activate(x_TE, activation) -> y_TE
     softcap(x, cap) -> cap tanh(x / cap), of fp32
@@ -69,6 +70,9 @@ class Kernels:
         N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
         positions no further away than that
     packing: None where weights stay as they come
+    w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
+        exactly, so that a row's bits are its own
+    int4: weights in four bits with a scale per output and 32 inputs; inputs become int8 with a scale per row and 32
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
@@ -92,3 +96,5 @@ class Kernels:
     rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
     attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
     packing: Packing | None = None
+    w8a8: Packing = Packing(int8.store, int8.linear, int8.embed)
+    int4: Packing = Packing(int4.store, int4.linear)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ramify.ops.attention import AttentionShape, Paged, Rule
+from ramify.ops.attention import AttentionShape, Paged, Rule, value_size
+from ramify.ops.cpu.compiled import POOLS
 from ramify.ops.cpu.record import Functions
 
 WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
@@ -59,11 +60,12 @@ class PagedAttention:
     def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Rows, rule: Rule) -> Tensor:
         assert self._library is not None
         q_THC = q_THC.contiguous()
-        _, kv_heads, page_size, size = k_pool_PKSC.shape
-        wide = v_pool_PKSC.shape[3]
+        _, kv_heads, page_size, _ = k_pool_PKSC.shape
+        size, wide = q_THC.shape[2], value_size(q_THC, v_pool_PKSC)
         out_THC = torch.empty(*q_THC.shape[:2], wide, dtype=q_THC.dtype)
         self._library.ramify_attention(
             int(q_THC.dtype is torch.bfloat16),
+            POOLS[k_pool_PKSC.dtype],
             q_THC.data_ptr(),
             k_pool_PKSC.data_ptr(),
             v_pool_PKSC.data_ptr(),
