@@ -152,11 +152,13 @@ def test_windows_whose_pages_are_scarce(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt-oss", "qwen2-moe"])
 def test_int8_of_linears_keys_and_values(tmp_path: Path, name: str) -> None:
-    """Experts and routers stay as they are."""
+    """Experts and routers stay as they are. Where two experts are close, rounding may choose the other: so the median."""
     model = save(name, tmp_path)
     tokens = tokens_of(random.Random(1), 60, model.config.vocab_size)
     runner = make_runner(tmp_path, quantization="w8a8", kv_cache_dtype="int8")
-    assert relative_error(all_logits(runner, tokens, [40, 20]), reference_logits(model, tokens)) < 0.1
+    wanted = reference_logits(model, tokens)
+    errors = (all_logits(runner, tokens, [40, 20]) - wanted).norm(dim=1) / wanted.norm(dim=1)
+    assert errors.median() < 0.05
 
 
 def test_latents_are_not_kept_in_int8(tmp_path: Path) -> None:
