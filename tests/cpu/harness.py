@@ -16,11 +16,12 @@ from ramify.config.resolve import resolve
 from ramify.config.settings import Settings
 from ramify.core.params import SamplingParams
 from ramify.engine.assemble import make_executor
+from ramify.ops.cpu.library import instruction_set
 from ramify.wire.plan import Grant, Opened, Plan, Row
 from ramify.worker.runner import Runner
 
 NEAR_TIE = 1e-4
-MACHINE = Machine(memory=8 << 30, cores=2, bf16=False)
+MACHINE = Machine(memory=8 << 30, cores=2, bf16=False, kernels=instruction_set())
 
 
 def make_runner(folder: Path, **settings: Any) -> Runner:

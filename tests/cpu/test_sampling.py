@@ -12,11 +12,11 @@ from ramify.core.params import SamplingParams
 from ramify.ops.cpu.compiled import compiled_kernels
 from ramify.ops.cpu.library import load
 from ramify.ops.kernels import Kernels
+from ramify.ops.reference.random import philox, uniform
 from ramify.ops.reference.sample import draw
 from ramify.sampling import sampler
 from ramify.sampling.adjust import adjust
 from ramify.sampling.logprobs import score
-from ramify.sampling.rng import philox, uniform
 from ramify.sampling.sampler import Sampled
 from ramify.sampling.state import SamplingState, Special
 from ramify.wire.plan import LogprobsWanted

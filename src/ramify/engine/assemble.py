@@ -140,4 +140,4 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
         platform.device,
     )
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
-    return Runner(built, pool, slots, attention, platform.kernels)
+    return Runner(built, pool, slots, attention, platform.kernels, platform.recorder)

@@ -41,5 +41,13 @@ class AttentionBackend(Protocol):
     def prepare(self, paged: Paged) -> Any:
         """Once per step: whatever `forward` will want for every layer."""
 
+    def lasting(self, meta: Any, pages: int) -> Any:
+        """A copy of what `prepare` gave that `refresh` can fill anew for other steps with as many rows and tokens, with
+        room for `pages` pages of each row. None where `forward` looks at its numbers in Python.
+        """
+
+    def refresh(self, own: Any, meta: Any) -> None:
+        """Put the numbers of `meta` into a lasting one."""
+
     def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Any, scale: float) -> Tensor:
         """Attention output [T, H, C]. K and V of this step are in the pools already."""

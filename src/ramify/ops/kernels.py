@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, int4, int8, rope, sample
+from ramify.ops.reference import basic, int4, int8, random, rope, sample
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Kernels:
     sample(logits_RV, temperature_R, top_k_R, top_p_R, min_p_R, random_R, greedy_R) -> (tokens_R, broken_R): a token
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
+    uniform(seeds_R, choices_R, positions_R, purpose) -> random_R: doubles in (0, 1), see `ops.reference.random`
     packing: None where weights stay as they come
     w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
         exactly, so that a row's bits are its own
@@ -60,6 +61,7 @@ class Kernels:
     silu_mul: Callable[[Tensor], Tensor] = basic.silu_mul
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
+    uniform: Callable[[Tensor, Tensor, Tensor, int], Tensor] = random.uniform
     packing: Packing | None = None
     w8a8: Packing = Packing(int8.store, int8.linear, int8.embed)
     int4: Packing = Packing(int4.store, int4.linear)

@@ -13,8 +13,10 @@ from ramify.ops.attention import AttentionBackend, AttentionShape
 from ramify.ops.cpu import library
 from ramify.ops.cpu.compiled import TYPES, compiled_kernels
 from ramify.ops.cpu.paged import PagedAttention
+from ramify.ops.cpu.record import CpuRecorder, Functions
 from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.kernels import Kernels
+from ramify.ops.recording import Recorder
 from ramify.ops.reference.attention import ReferenceAttention
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ class Platform(Protocol):
 
     device: torch.device
     kernels: Kernels
+    recorder: Recorder | None  # None: every step is computed kernel by kernel
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         """The backend of that name; raises `StartupError` with its reasons if it cannot serve the shape."""
@@ -40,12 +43,17 @@ class CpuPlatform:
         self.device = torch.device("cpu")
         self._library = library.load()
         self._compiled = self._library is not None and getattr(torch, dtype) in TYPES
-        self.kernels = compiled_kernels(self._library) if self._library is not None and self._compiled else Kernels()
+        self._functions = Functions(self._library) if self._library is not None else None
+        self.kernels = Kernels()
+        self.recorder: Recorder | None = None
+        if self._functions is not None and self._compiled:
+            self.kernels = compiled_kernels(self._functions)
+            self.recorder = CpuRecorder(self._functions)
         self._threads = threads
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         made: dict[str, Callable[[], AttentionBackend]] = {
-            "cpu": lambda: PagedAttention(self._library),
+            "cpu": lambda: PagedAttention(self._functions),
             "torch_native": lambda: SdpaAttention(shape.page_size),
             "reference": ReferenceAttention,
         }

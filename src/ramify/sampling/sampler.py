@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.kernels import Kernels
-from ramify.sampling.rng import uniform
+from ramify.ops.reference.random import TOKEN
 from ramify.sampling.state import SamplingState
 
 
@@ -31,7 +31,7 @@ def sample(logits_RV: Tensor, state: SamplingState, slots_R: Tensor, positions_R
     temperature_R, greedy_R = state.temperature[slots_R], state.greedy[slots_R]
     random_R = torch.zeros(len(slots_R), dtype=torch.float64, device=logits_RV.device)
     if not bool(greedy_R.all()):
-        random_R = uniform(state.seed[slots_R], state.choice[slots_R], positions_R)
+        random_R = kernels.uniform(state.seed[slots_R], state.choice[slots_R], positions_R, TOKEN)
     tokens_R, broken_R = kernels.sample(
         logits_RV,
         temperature_R,

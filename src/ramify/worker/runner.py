@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from ramify.layers.batch import Batch
 from ramify.memory.kv import KVPool
 from ramify.ops.attention import AttentionBackend
 from ramify.ops.kernels import Kernels
+from ramify.ops.recording import Recorder
 from ramify.sampling.adjust import adjust
 from ramify.sampling.logprobs import BLOCK, join, score
 from ramify.sampling.masks import forbid
@@ -19,19 +19,12 @@ from ramify.sampling.sampler import Sampled, sample
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
+from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import make_batch
 from ramify.worker.slots import Slots
 
 Hidden = tuple[int, Tensor]  # from which position on, [P, D]
 NOT_FINITE = "the model produced NaN or infinite logits for this request"
-
-
-class Model(Protocol):
-    """What the runner asks of a model: see `models.llama.Llama`."""
-
-    def __call__(self, batch: Batch, /) -> Tensor: ...
-
-    def logits(self, x_TD: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -49,8 +42,17 @@ class Forwarded:
 class Runner:
     """Owns the slots and the pool; one thread runs it, in the order of the plans."""
 
-    def __init__(self, model: Model, pool: KVPool, slots: Slots, attention: AttentionBackend, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        model: Model,
+        pool: KVPool,
+        slots: Slots,
+        attention: AttentionBackend,
+        kernels: Kernels,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.model = model
+        self._hidden = Forward(model, attention, recorder, slots.tables.shape[1])
         self._kernels = kernels
         self.pool = pool
         self.slots = slots
@@ -67,7 +69,7 @@ class Runner:
             if row.drafts or row.given:
                 self._write_known(row)
         batch = make_batch(plan.rows, self.slots, self.pool, self.attention)
-        hidden_TD = self.model(batch)
+        hidden_TD = self._hidden(batch)
         silent = {i: hidden_TD[batch.starts[i] + row.count - 1] for i, row in enumerate(plan.rows) if not row.sample}
         logits_SV, prompts = self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD)
         return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD), silent)

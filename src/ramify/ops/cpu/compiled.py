@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ramify.config.stored import GROUP
+from ramify.ops.cpu.record import Functions
 from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
@@ -27,7 +27,7 @@ def _pointer(tensor: Tensor | None) -> int | None:
 class Compiled:
     """One library, loaded. Tensors are dense, their last dimension at least."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: Functions) -> None:
         self._library = library
 
     # -- linears -------------------------------------------------------------------------------------------------------
@@ -207,8 +207,21 @@ class Compiled:
         )
         return tokens_R, broken_R
 
+    def uniform(self, seeds_R: Tensor, choices_R: Tensor, positions_R: Tensor, purpose: int) -> Tensor:
+        seeds_R, choices_R, positions_R = (each_R.contiguous() for each_R in (seeds_R, choices_R, positions_R))
+        random_R = torch.empty(len(positions_R), dtype=torch.float64)
+        self._library.ramify_uniform(
+            seeds_R.data_ptr(),
+            choices_R.data_ptr(),
+            positions_R.data_ptr(),
+            purpose,
+            len(positions_R),
+            random_R.data_ptr(),
+        )
+        return random_R
 
-def compiled_kernels(library: ctypes.CDLL) -> Kernels:
+
+def compiled_kernels(library: Functions) -> Kernels:
     made = Compiled(library)
     return Kernels(
         rms_norm=made.rms_norm,
@@ -216,6 +229,7 @@ def compiled_kernels(library: ctypes.CDLL) -> Kernels:
         silu_mul=made.silu_mul,
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
+        uniform=made.uniform,
         packing=Packing(made.pack, made.linear, made.embed),
         w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8),
         int4=Packing(made.pack_int4, made.linear_int4),

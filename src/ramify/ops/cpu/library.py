@@ -14,7 +14,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
-VERSION = 3
+VERSION = 5
 ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512, avx512vnni
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -31,6 +31,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_norm": (FLAG, *[POINTER] * 3, FLOAT, INT, INT, POINTER, POINTER),
     "ramify_silu_mul": (FLAG, POINTER, INT, INT, POINTER),
     "ramify_qkv_rope": (FLAG, FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
+    "ramify_uniform": (*[POINTER] * 3, INT, INT, POINTER),
     "ramify_sample": (*[POINTER] * 9, INT, INT),
     "ramify_attention": (FLAG, FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
 }
@@ -50,7 +51,9 @@ def load() -> ctypes.CDLL | None:
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
     library.ramify_isa.restype = library.ramify_choose.restype = ctypes.c_char_p
-    library.ramify_choose.argtypes = (ctypes.c_char_p,)
+    library.ramify_choose.argtypes = library.ramify_replayable.argtypes = (ctypes.c_char_p,)
+    library.ramify_replayable.restype = ctypes.c_void_p
+    library.ramify_replay.argtypes, library.ramify_replay.restype = (POINTER, INT), None
     if most := os.environ.get(ISA):
         library.ramify_choose(most.encode())
     return library

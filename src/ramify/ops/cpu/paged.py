@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged
 from ramify.ops.cpu.compiled import POOLS
+from ramify.ops.cpu.record import Functions
 
 WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
 LARGEST = 1024
@@ -29,7 +29,7 @@ class Rows:
 class PagedAttention:
     """`--attention-backend cpu`."""
 
-    def __init__(self, library: ctypes.CDLL | None) -> None:
+    def __init__(self, library: Functions | None) -> None:
         self._library = library
 
     def reasons_against(self, shape: AttentionShape) -> list[str]:
@@ -47,6 +47,17 @@ class PagedAttention:
     def prepare(self, paged: Paged) -> Rows:
         starts, counts, lengths = torch.tensor([paged.starts, paged.counts, paged.lengths], dtype=torch.int32)
         return Rows(paged.tables.to(torch.int32).contiguous(), starts, counts, lengths)
+
+    def lasting(self, meta: Rows, pages: int) -> Rows:
+        tables = torch.zeros(len(meta.tables), pages, dtype=torch.int32)
+        tables[:, : meta.tables.shape[1]] = meta.tables
+        return Rows(tables, meta.starts.clone(), meta.counts.clone(), meta.lengths.clone())
+
+    def refresh(self, own: Rows, meta: Rows) -> None:
+        own.tables[:, : meta.tables.shape[1]] = meta.tables
+        own.starts.copy_(meta.starts)
+        own.counts.copy_(meta.counts)
+        own.lengths.copy_(meta.lengths)
 
     def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Rows, scale: float) -> Tensor:
         assert self._library is not None

@@ -8,6 +8,7 @@ chunks in blocks of queries.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,12 @@ class SdpaAttention:
                 torch.arange(tables.shape[1]) >= torch.tensor(_pages(lengths, self.page_size))[:, None], 0
             )
         return _Group(torch.tensor([paged.starts[row] for row in rows]), tables, longest, mask)
+
+    def lasting(self, meta: Any, pages: int) -> None:
+        return None
+
+    def refresh(self, own: Any, meta: Any) -> None:
+        raise NotImplementedError("nothing of this backend lasts")
 
     def forward(
         self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: list[_Group | _Chunk], scale: float

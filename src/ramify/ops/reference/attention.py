@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,12 @@ class ReferenceAttention:
 
     def prepare(self, paged: Paged) -> Paged:
         return paged
+
+    def lasting(self, meta: Any, pages: int) -> None:
+        return None
+
+    def refresh(self, own: Any, meta: Any) -> None:
+        raise NotImplementedError("nothing of this backend lasts")
 
     def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Paged, scale: float) -> Tensor:
         out = torch.empty_like(q_THC)

@@ -4,6 +4,7 @@
 
 #include "api.h"
 #include "pool.h"
+#include "replay.h"
 
 namespace ramify {
 namespace generic {
@@ -47,7 +48,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 3; }
+int ramify_version() { return 5; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -146,6 +147,54 @@ void ramify_sample(const float* logits, const float* temperature, const float* t
                    const int64_t* top_k, const double* random, const uint8_t* greedy, int64_t* tokens, uint8_t* broken,
                    int64_t rows, int64_t vocab) {
     chosen->sampling({logits, temperature, top_p, min_p, top_k, random, greedy, tokens, broken, rows, vocab});
+}
+
+// Random numbers by (seed, choice, position, purpose): Philox-4x32-10 (Salmon et al. 2011), as `ops/reference/random.py` says.
+void ramify_uniform(const int64_t* seeds, const int64_t* choices, const int64_t* positions, int64_t purpose,
+                    int64_t count, double* out) {
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t c[4] = {uint32_t(positions[i]), uint32_t(choices[i]), uint32_t(purpose), 0};
+        uint32_t key[2] = {uint32_t(seeds[i]), uint32_t(uint64_t(seeds[i]) >> 32)};
+        for (int round = 0; round < 10; round++) {
+            const uint64_t a = 0xD2511F53ull * c[0], b = 0xCD9E8D57ull * c[2];
+            const uint32_t next[4] = {uint32_t(b >> 32) ^ c[1] ^ key[0], uint32_t(b), uint32_t(a >> 32) ^ c[3] ^ key[1],
+                                      uint32_t(a)};
+            std::memcpy(c, next, sizeof c);
+            key[0] += 0x9E3779B9u;
+            key[1] += 0xBB67AE85u;
+        }
+        const uint64_t bits = (uint64_t(c[0] >> 6) << 26) | (c[1] >> 6);
+        out[i] = (double(bits) + 0.5) * 0x1p-52;
+    }
+}
+
+}  // extern "C"
+
+namespace {
+
+// Every function that a model may call in a step.
+const Replayable replayable[] = {
+#define REPLAYABLE(name) {#name, Unpack<name>::call}
+    REPLAYABLE(ramify_linear),    REPLAYABLE(ramify_embed),     REPLAYABLE(ramify_norm),
+    REPLAYABLE(ramify_silu_mul),  REPLAYABLE(ramify_qkv_rope),  REPLAYABLE(ramify_attention),
+    REPLAYABLE(ramify_linear_int8), REPLAYABLE(ramify_linear_int4), REPLAYABLE(ramify_embed_int8),
+#undef REPLAYABLE
+};
+
+}  // namespace
+
+extern "C" {
+
+// What to write into `Call::function` for a function of this interface; null if it cannot be called again.
+void* ramify_replayable(const char* name) {
+    for (const Replayable& one : replayable)
+        if (!std::strcmp(one.name, name)) return (void*)one.function;
+    return nullptr;
+}
+
+void ramify_replay(const void* calls, int64_t count) {
+    const Call* all = (const Call*)calls;
+    for (int64_t i = 0; i < count; i++) all[i].function(all[i].values);
 }
 
 }  // extern "C"

@@ -1,0 +1,85 @@
+"""Runs the model over a batch. Steps that differ in their numbers alone are recorded once and made again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from ramify.layers.batch import Batch
+from ramify.ops.attention import AttentionBackend
+from ramify.ops.recording import CannotRecordError, Recorder, Recording
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 64  # of a recorded step: with more the kernels take so long that what is between them does not matter
+
+
+class Model(Protocol):
+    """What the worker asks of a model: see `models.llama.Llama`. `__call__` may look at the shapes in a batch, and not
+    at the numbers, in Python. Most ways to look are noticed when a step is recorded; `tolist` and `numpy` are not.
+    """
+
+    def __call__(self, batch: Batch, /) -> Tensor: ...
+
+    def logits(self, x_TD: Tensor) -> Tensor: ...
+
+
+class Forward:
+    """Hidden states [T, D] of a batch. They stand until the next one is computed."""
+
+    def __init__(self, model: Model, attention: AttentionBackend, recorder: Recorder | None, pages: int) -> None:
+        self._model, self._attention, self._recorder, self._pages = model, attention, recorder, pages
+        self._recorded: dict[int, _Step] = {}  # by the number of rows
+
+    def __call__(self, batch: Batch) -> Tensor:
+        rows = len(batch.counts)
+        if self._recorder is None or batch.vectors is not None or rows > MOST_ROWS or max(batch.counts) > 1:
+            return self._model(batch)
+        step = self._recorded.get(rows)
+        if step is None:
+            return self._record(self._recorder, batch)
+        step.refresh(batch, self._attention)
+        return step.recording()
+
+    def forget(self) -> None:
+        """Weights or pools stand elsewhere now."""
+        self._recorded.clear()
+
+    def _record(self, recorder: Recorder, batch: Batch) -> Tensor:
+        meta = self._attention.lasting(batch.attention, self._pages)
+        if meta is None:
+            self._recorder = None
+            return self._model(batch)
+        own = replace(
+            batch,
+            tokens_T=batch.tokens_T.clone(),
+            positions_T=batch.positions_T.clone(),
+            write_at_T=batch.write_at_T.clone(),
+            attention=meta,
+        )
+        try:
+            recording = recorder.record(lambda: self._model(own))
+        except CannotRecordError as e:
+            log.info("steps of this model are not recorded, which costs time between kernels: it uses %s", e)
+            self._recorder = None
+            return self._model(batch)
+        step = self._recorded[len(batch.counts)] = _Step(own, recording)
+        return step.recording()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """`batch` is where the recording reads."""
+
+    batch: Batch
+    recording: Recording
+
+    def refresh(self, batch: Batch, attention: AttentionBackend) -> None:
+        own = self.batch
+        own.tokens_T.copy_(batch.tokens_T)
+        own.positions_T.copy_(batch.positions_T)
+        own.write_at_T.copy_(batch.write_at_T)
+        attention.refresh(own.attention, batch.attention)
