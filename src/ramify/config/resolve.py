@@ -27,6 +27,7 @@ PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB = 1 << 30
 ON_CPU = "default on a CPU"
+TEXTS, TOGETHER = 256, 1024  # that an encoder computes together by default, and their tokens
 MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
 COMPILED = ("float32", "bfloat16")  # types that the compiled kernels compute in
 HEAD, MOST_HEADS = 16, 16  # head sizes they take are multiples of it; query heads of a key-value head, at most
@@ -115,6 +116,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     _check(settings)
     note = _Notes(settings.sources)
     bundled = settings.model.model_path is None
+    note("task", *_task(settings, model, note))
     note("model", str(folder), "bundled with ramify, since none was asked for" if bundled else note.asked("model_path"))
     served = note.asked_or(
         "served_model_name",
@@ -127,12 +129,16 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     quantization = _quantization(settings, model, machine, dtype, note)
     kv_dtype = _kv_dtype(settings, dtype, note)
     context = _context(settings, model, note)
-    rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
-    page_size = note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
-    chunk = _chunk(settings, context, note)
-    memory = _plan_memory(
-        settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, note
-    )
+    most = 32 if model.encoder is None else TEXTS
+    rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (most, ON_CPU))
+    page_size = _page_size(settings, model, context, note)
+    chunk = _chunk(settings, model, context, note)
+    if model.encoder is None:
+        memory = _plan_memory(
+            settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, note
+        )
+    else:
+        memory = _plan_without_pages(settings, model, machine, dtype, quantization, chunk, note)
     return Resolved(
         settings=settings,
         model=model,
@@ -153,6 +159,17 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
+
+
+def _task(settings: Settings, model: ModelConfig, note: _Notes) -> tuple[str, str]:
+    """What the model is served for."""
+    head = model.head
+    if head is None:
+        return "generate", f"{model.architecture} has no other head"
+    if settings.model.is_embedding and head.task == "embed":
+        return head.task, note.asked("is_embedding")
+    how = f"{' and '.join(head.pooling)} of the hidden states, {head.size} numbers"
+    return head.task, f"{model.architecture}{' and modules.json' if head.task == 'embed' else ''}: {how}"
 
 
 def _taken_as_asked(settings: Settings, note: _Notes) -> tuple[Decision, ...]:
@@ -266,14 +283,25 @@ def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
             "Positions beyond that were never trained.",
         )
     longest, reason = asked or model.context, note.asked("context_length") if asked else "the model's own"
+    if asked is None and model.head is not None and model.head.longest and model.head.longest < longest:
+        longest, reason = model.head.longest, "where sentence-transformers cuts, by sentence_bert_config.json"
     if model.window is not None and model.window < longest:
         longest = model.window
         reason = "the model's attention window: windows are not in this version, below one attention is full"
     return note("context_length", longest, reason)
 
 
-def _chunk(settings: Settings, context: int, note: _Notes) -> int:
+def _page_size(settings: Settings, model: ModelConfig, context: int, note: _Notes) -> int:
+    if model.encoder is not None:
+        return note("page_size", context, "nothing is kept between steps: there are no pages")
+    return note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
+
+
+def _chunk(settings: Settings, model: ModelConfig, context: int, note: _Notes) -> int:
     asked = settings.schedule.chunked_prefill_size
+    if model.encoder is not None:
+        most = max(asked or TOGETHER, context)
+        return note("chunked_prefill_size", most, "tokens of a step: a text is computed whole, others beside it")
     if asked == -1:
         return note("chunked_prefill_size", context, "no limit: a whole context fits one step")
     return note.asked_or("chunked_prefill_size", asked, lambda: (512, ON_CPU))
@@ -373,6 +401,29 @@ def _plan_memory(
         reason = f"what {share:.0%} of {_gib(machine.memory)} leaves beside the weights ({_gib(weights)})"
     note("max_total_tokens", tokens, reason)
     return MemoryPlan(machine.memory, share, weights, activations, tokens * per_token, tokens, per_token)
+
+
+def _plan_without_pages(
+    settings: Settings,
+    model: ModelConfig,
+    machine: Machine,
+    dtype: str,
+    quantization: str,
+    chunk: int,
+    note: _Notes,
+) -> MemoryPlan:
+    """Weights and one step."""
+    element = ELEMENT_BYTES[dtype]
+    weights, activations = weight_bytes(model, dtype, quantization), _activations(model, chunk, 0, element)
+    share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
+    if weights + activations + PROCESS_BYTES > machine.memory * share:
+        raise StartupError(
+            f"the model does not fit: weights {_gib(weights)}, a step of {chunk} tokens {_gib(activations)}, and of "
+            f"the {_gib(machine.memory)} available {share:.0%} may be used",
+            "Use a smaller model, a shorter --context-length, or a machine with more memory.",
+        )
+    note("max_total_tokens", 0, "nothing is kept between steps")
+    return MemoryPlan(machine.memory, share, weights, activations, 0, 0, 0)
 
 
 def _activations(model: ModelConfig, tokens: int, rows: int, element: int) -> int:

@@ -53,6 +53,7 @@ class ModelSettings:
     skip_tokenizer_init: bool = setting(False, "No tokenizer: prompts and answers are token ids.")
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     served_model_name: str | None = setting(None, "Name in /v1/models and in answers. Default: the model path.")
+    is_embedding: bool = setting(False, "Serve embeddings of a model whose files say that it generates.")
     load_format: Literal["auto", "safetensors", "dummy", "none"] = setting(
         "auto", "dummy: random weights, from config.json alone. none: no model, made-up tokens at once."
     )
@@ -65,7 +66,9 @@ class ModelSettings:
     context_length: int | None = setting(
         None, "Longest request in tokens. Default: the model's own.", within=Range(1, MANY)
     )
-    chat_template: str | None = setting(None, "File with a jinja chat template, in place of the model's.")
+    chat_template: str | None = setting(
+        None, "File with a jinja chat template, in place of the model's, or qwen3-reranker."
+    )
     device: Literal["auto", "cpu"] = setting("auto", "Where to compute.")
     threads: int | None = setting(
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
@@ -167,6 +170,9 @@ class ServerSettings:
     )
     enable_return_hidden_states: bool = setting(False, "Requests may ask for hidden states.")
     enable_cache_report: bool = setting(False, "Report cached tokens in the usage of OpenAI routes.")
+    allow_auto_truncate: bool = setting(
+        False, "Texts to embed, rank or classify that are too long are cut, not refused."
+    )
     max_body_mib: int = setting(32, "Largest request body in MiB.", within=Range(1, 4096))
     keep_alive_interval: float = setting(
         15.0, "Seconds of silence after which a stream gets a comment line.", within=Range(0.1, DAY)

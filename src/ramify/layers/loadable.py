@@ -44,9 +44,12 @@ class Loadable(nn.Module):
             first += rows
 
     def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
-        """Copy a checkpoint's tensor in; `source` is its name there, for errors."""
+        """Copy a checkpoint's tensor in; `source` is its name there, for errors. A `part` that is none of the declared
+        ones is all of them together, fused in the checkpoint as they are here.
+        """
         parameter = self.memory(name)
-        where = self._parts[name][part]
+        parts = self._parts[name]
+        where = parts.get(part, Part(0, len(parameter)))
         target = parameter[where.first : where.first + where.rows]
         if target.shape != tensor.shape:
             raise StartupError(
@@ -55,7 +58,7 @@ class Loadable(nn.Module):
                 "The checkpoint and its config.json do not belong together.",
             )
         target.copy_(tensor)
-        self._missing.discard((name, part))
+        self._missing -= {(name, filled) for filled in ([part] if part in parts else parts)}
 
     def declared(self) -> list[str]:
         """The names of its parameters."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ramify.config.stored import GROUP
+from ramify.ops.cpu.encoding import CompiledEncoding
 from ramify.ops.cpu.record import Functions
 from ramify.ops.kernels import Kernels, Packing
 
@@ -222,7 +223,7 @@ class Compiled:
 
 
 def compiled_kernels(library: Functions) -> Kernels:
-    made = Compiled(library)
+    made, encoding = Compiled(library), CompiledEncoding(library)
     return Kernels(
         rms_norm=made.rms_norm,
         add_rms_norm=made.add_rms_norm,
@@ -230,6 +231,12 @@ def compiled_kernels(library: Functions) -> Kernels:
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
         uniform=made.uniform,
+        layer_norm=encoding.layer_norm,
+        add_layer_norm=encoding.add_layer_norm,
+        gelu=encoding.gelu,
+        gelu_mul=encoding.gelu_mul,
+        rotate_qk=encoding.rotate_qk,
+        attend_texts=encoding.attend_texts,
         packing=Packing(made.pack, made.linear, made.embed),
         w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8),
         int4=Packing(made.pack_int4, made.linear_int4),

@@ -43,6 +43,15 @@ struct Attention {
     int64_t rows, table_stride, heads, kv_heads, size, page_size;
 };
 
+struct Texts {
+    const void* qkv;        // [tokens, 3 heads size]
+    void* out;              // [tokens, heads, size]
+    const int32_t* starts;  // [texts]: first token of a text
+    const int32_t* counts;  // [texts]: its tokens
+    float scale;
+    int64_t texts, heads, size, window;  // a window of 0 is none
+};
+
 struct Sampling {
     const float* logits;  // [rows, vocab]
     const float* temperature;
@@ -73,6 +82,19 @@ struct Table {
     void (*qkv_rope[2][3])(const QkvRope&);  // by type of the tensors, then of the pools: f32, bf16, int8
     void (*attention[2][3])(const Attention&);
     void (*sampling)(const Sampling&);
+    void (*layer_norm_f32)(const float* x, const float* residual, const float* weight, const float* bias, float eps,
+                           int64_t rows, int64_t size, float* y, float* total);
+    void (*layer_norm_bf16)(const uint16_t* x, const uint16_t* residual, const uint16_t* weight, const uint16_t* bias,
+                            float eps, int64_t rows, int64_t size, uint16_t* y, uint16_t* total);
+    void (*gelu_f32)(const float* x, int64_t rows, int64_t size, float* y);
+    void (*gelu_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
+    void (*gelu_mul_f32)(const float* x, int64_t rows, int64_t size, float* y);
+    void (*gelu_mul_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
+    void (*rotate_qk_f32)(float* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t size);
+    void (*rotate_qk_bf16)(uint16_t* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
+                           int64_t size);
+    void (*texts_f32)(const Texts&);
+    void (*texts_bf16)(const Texts&);
     void (*pack_int8_f32)(const float* weight, int64_t outputs, int64_t inputs, int8_t* packed);
     void (*pack_int8_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, int8_t* packed);
     void (*linear_int8_f32)(const Linear&);

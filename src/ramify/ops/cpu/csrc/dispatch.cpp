@@ -48,7 +48,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 5; }
+int ramify_version() { return 6; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -168,6 +168,44 @@ void ramify_uniform(const int64_t* seeds, const int64_t* choices, const int64_t*
     }
 }
 
+void ramify_layer_norm(int bf16, const void* x, const void* residual, const void* weight, const void* bias, float eps,
+                       int64_t rows, int64_t size, void* y, void* total) {
+    if (bf16)
+        chosen->layer_norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight,
+                                (const uint16_t*)bias, eps, rows, size, (uint16_t*)y, (uint16_t*)total);
+    else
+        chosen->layer_norm_f32((const float*)x, (const float*)residual, (const float*)weight, (const float*)bias, eps,
+                               rows, size, (float*)y, (float*)total);
+}
+
+void ramify_gelu(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
+    if (bf16)
+        chosen->gelu_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
+    else
+        chosen->gelu_f32((const float*)x, rows, size, (float*)y);
+}
+
+void ramify_gelu_mul(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
+    if (bf16)
+        chosen->gelu_mul_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
+    else
+        chosen->gelu_mul_f32((const float*)x, rows, size, (float*)y);
+}
+
+void ramify_rotate_qk(int bf16, void* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
+                      int64_t size) {
+    if (bf16)
+        chosen->rotate_qk_bf16((uint16_t*)qkv, cos, sin, tokens, heads, size);
+    else
+        chosen->rotate_qk_f32((float*)qkv, cos, sin, tokens, heads, size);
+}
+
+void ramify_texts(int bf16, const void* qkv, void* out, const int32_t* starts, const int32_t* counts, float scale,
+                  int64_t texts, int64_t heads, int64_t size, int64_t window) {
+    const Texts a = {qkv, out, starts, counts, scale, texts, heads, size, window};
+    bf16 ? chosen->texts_bf16(a) : chosen->texts_f32(a);
+}
+
 }  // extern "C"
 
 namespace {
@@ -177,7 +215,8 @@ const Replayable replayable[] = {
 #define REPLAYABLE(name) {#name, Unpack<name>::call}
     REPLAYABLE(ramify_linear),    REPLAYABLE(ramify_embed),     REPLAYABLE(ramify_norm),
     REPLAYABLE(ramify_silu_mul),  REPLAYABLE(ramify_qkv_rope),  REPLAYABLE(ramify_attention),
-    REPLAYABLE(ramify_linear_int8), REPLAYABLE(ramify_linear_int4), REPLAYABLE(ramify_embed_int8),
+    REPLAYABLE(ramify_layer_norm), REPLAYABLE(ramify_linear_int8), REPLAYABLE(ramify_embed_int8),
+    REPLAYABLE(ramify_linear_int4),
 #undef REPLAYABLE
 };
 

@@ -16,6 +16,7 @@ namespace {
 #include "rows.inc"
 #include "attention.inc"
 #include "sample.inc"
+#include "encode.inc"
 }  // namespace
 
 #define TEXT_(x) #x
@@ -38,6 +39,16 @@ const Table table = {
     {{attention<float, float>, attention<float, uint16_t>, attention<float, int8_t>},
      {attention<uint16_t, float>, attention<uint16_t, uint16_t>, attention<uint16_t, int8_t>}},
     sampling,
+    layer_norm<float>,
+    layer_norm<uint16_t>,
+    gelu<float>,
+    gelu<uint16_t>,
+    gelu_mul<float>,
+    gelu_mul<uint16_t>,
+    rotate_qk<float>,
+    rotate_qk<uint16_t>,
+    attend_texts<float>,
+    attend_texts<uint16_t>,
     pack_int8<float>,
     pack_int8<uint16_t>,
     linear_int8<float>,
