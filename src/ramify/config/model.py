@@ -62,11 +62,6 @@ class ModelConfig:
     encoder: Encoder | None = None
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Elements of K and V over all layers for one position; times the size of an element it is bytes."""
-        return 0 if self.encoder is not None else 2 * self.layers * self.kv_heads * self.head_dim
-
-    @property
     def parameters(self) -> int:
         """Number of weights, up to norms and biases: for the memory plan before anything is loaded."""
         heads = self.heads * self.head_dim * 2 + self.kv_heads * self.head_dim * 2

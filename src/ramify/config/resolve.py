@@ -17,16 +17,18 @@ from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
+from ramify.config.stored import ELEMENT_BYTES, kv_bytes, weight_bytes
 from ramify.core.errors import BadRequest, StartupError
 from ramify.core.params import SamplingParams
 
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB = 1 << 30
 ON_CPU = "default on a CPU"
 TEXTS, TOGETHER = 256, 1024  # that an encoder computes together by default, and their tokens
+MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
 COMPILED = ("float32", "bfloat16")  # types that the compiled kernels compute in
 HEAD, MOST_HEADS = 16, 16  # head sizes they take are multiples of it; query heads of a key-value head, at most
 SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings
@@ -64,6 +66,8 @@ class Resolved:
     served_name: str
     device: str
     dtype: str
+    quantization: str
+    kv_dtype: str
     context: int
     page_size: int
     rows: int
@@ -122,13 +126,19 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     free = settings.model.device == "auto"
     device = note("device", "cpu", "the only one in this version" if free else note.asked("device"))
     dtype = _dtype(settings, model, machine, note)
+    quantization = _quantization(settings, model, machine, dtype, note)
+    kv_dtype = _kv_dtype(settings, dtype, note)
     context = _context(settings, model, note)
     most = 32 if model.encoder is None else TEXTS
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (most, ON_CPU))
     page_size = _page_size(settings, model, context, note)
     chunk = _chunk(settings, model, context, note)
-    plan = _plan_memory if model.encoder is None else _plan_without_pages
-    memory = plan(settings, model, machine, dtype, context, rows, page_size, chunk, note)
+    if model.encoder is None:
+        memory = _plan_memory(
+            settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, note
+        )
+    else:
+        memory = _plan_without_pages(settings, model, machine, dtype, quantization, chunk, note)
     return Resolved(
         settings=settings,
         model=model,
@@ -136,6 +146,8 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         served_name=served,
         device=device,
         dtype=dtype,
+        quantization=quantization,
+        kv_dtype=kv_dtype,
         context=context,
         page_size=page_size,
         rows=rows,
@@ -143,7 +155,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         chunk=chunk,
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
-        attention=_attention(settings, model, machine, dtype, note),
+        attention=_attention(settings, model, machine, dtype, quantization, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
@@ -239,6 +251,30 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
     return note("dtype", "float32", f"the checkpoint is {stored}, which this CPU computes slower than float32")
 
 
+def _quantization(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
+    asked = settings.model.quantization
+    if asked is None:
+        return note("quantization", "none", f"weights stay {dtype}")
+    if (widest := max(model.mlp, model.hidden, model.heads * model.head_dim)) > MOST_INPUTS:
+        raise StartupError(
+            f"--quantization {asked}: a layer has {widest} inputs, and sums are exact up to {MOST_INPUTS}"
+        )
+    how = "compiled kernels" if _compiled(machine, dtype) else "the reference in plain torch, which is slow"
+    return note("quantization", QUANTIZATIONS.get(asked, asked), f"{note.asked('quantization')}, computed by {how}")
+
+
+def _kv_dtype(settings: Settings, dtype: str, note: _Notes) -> str:
+    asked = settings.cache.kv_cache_dtype
+    if asked == "auto":
+        return note("kv_cache_dtype", dtype, "that of the model")
+    reason = note.asked("kv_cache_dtype") + (", with a scale for every token and head" if asked == "int8" else "")
+    return note("kv_cache_dtype", SPELLINGS.get(asked, asked), reason)
+
+
+def _compiled(machine: Machine, dtype: str) -> bool:
+    return machine.kernels is not None and dtype in COMPILED
+
+
 def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
     asked = settings.model.context_length
     if asked is not None and asked > model.context:
@@ -285,8 +321,10 @@ def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
     return note("threads", machine.cores, "all cores that this process may use")
 
 
-def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
-    compiled = machine.kernels is not None and dtype in COMPILED
+def _attention(
+    settings: Settings, model: ModelConfig, machine: Machine, dtype: str, quantization: str, note: _Notes
+) -> str:
+    compiled = _compiled(machine, dtype)
     asked = settings.model.attention_backend
     if asked != "auto":
         chosen = note("attention_backend", asked, note.asked("attention_backend"))
@@ -294,14 +332,18 @@ def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: 
         chosen = note("attention_backend", "cpu", f"compiled kernels ({machine.kernels}) that walk the pages")
     else:
         chosen = note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
-    _invariance(compiled, machine, chosen, note)
+    _invariance(compiled, machine, chosen, quantization, note)
     return chosen
 
 
-def _invariance(compiled: bool, machine: Machine, attention: str, note: _Notes) -> None:
+def _invariance(compiled: bool, machine: Machine, attention: str, quantization: str, note: _Notes) -> None:
     """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
-    linear = f"compiled kernels ({machine.kernels}) over packed weights" if compiled else "torch, weights as they come"
-    note("linear_backend", "packed" if compiled else "torch", linear)
+    if compiled:
+        note("linear_backend", "packed", f"compiled kernels ({machine.kernels}) over packed weights")
+    elif quantization != "none":
+        note("linear_backend", "reference", f"no compiled kernels for this: {quantization} in plain torch, slowly")
+    else:
+        note("linear_backend", "torch", "torch, weights as they come")
     if compiled and attention == "cpu":
         note("batch_invariance", "yes", "every sum has one order, whatever else is in the step")
         return
@@ -318,6 +360,8 @@ def _plan_memory(
     model: ModelConfig,
     machine: Machine,
     dtype: str,
+    quantization: str,
+    kv_dtype: str,
     context: int,
     rows: int,
     page_size: int,
@@ -325,8 +369,8 @@ def _plan_memory(
     note: _Notes,
 ) -> MemoryPlan:
     element = ELEMENT_BYTES[dtype]
-    weights = model.parameters * element
-    per_token = model.kv_bytes_per_token * element
+    weights = weight_bytes(model, dtype, quantization)
+    per_token = kv_bytes(model, kv_dtype)
     activations = _activations(model, chunk + rows, rows, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
     room = int(machine.memory * share) - weights - activations - PROCESS_BYTES
@@ -364,15 +408,13 @@ def _plan_without_pages(
     model: ModelConfig,
     machine: Machine,
     dtype: str,
-    context: int,
-    rows: int,
-    page_size: int,
+    quantization: str,
     chunk: int,
     note: _Notes,
 ) -> MemoryPlan:
     """Weights and one step."""
     element = ELEMENT_BYTES[dtype]
-    weights, activations = model.parameters * element, _activations(model, chunk, 0, element)
+    weights, activations = weight_bytes(model, dtype, quantization), _activations(model, chunk, 0, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
     if weights + activations + PROCESS_BYTES > machine.memory * share:
         raise StartupError(

@@ -60,6 +60,9 @@ class ModelSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float", "half"] = setting(
         "auto", "Type of weights and activations. auto: the checkpoint's, where this machine computes it fast."
     )
+    quantization: Literal["w8a8", "w8a8_int8", "int4"] | None = setting(
+        None, "Store weights in fewer bits. w8a8: int8, activations too. int4: groups of 32, the head int8."
+    )
     context_length: int | None = setting(
         None, "Longest request in tokens. Default: the model's own.", within=Range(1, MANY)
     )
@@ -80,6 +83,9 @@ class CacheSettings:
     """KV cache"""
 
     page_size: int | None = setting(None, "Tokens per page of KV cache. Default: 16.", within=Range(1, 4096))
+    kv_cache_dtype: Literal["auto", "bf16", "bfloat16", "fp32", "float32", "int8"] = setting(
+        "auto", "Type of keys and values in the cache; int8 has a scale per token and head."
+    )
     mem_fraction_static: float | None = setting(
         None,
         "Share of the memory that is free at start which weights and KV cache may take. Default: 0.7.",
