@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not comp
 
 NEW = 24
 Answer = tuple[list[int], list[float]]
+Settings = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=["bundled", "stories", "qwen3"])
@@ -31,14 +32,23 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return made
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float32"])
-def dtype(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+HOW: list[Settings] = [
+    {"dtype": "bfloat16"},
+    {"dtype": "float32"},
+    {"dtype": "bfloat16", "quantization": "w8a8"},
+    {"dtype": "bfloat16", "quantization": "int4"},
+    {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
+]
 
 
-def engine(folder: Path, dtype: str, **settings: Any) -> ramify.Engine:
+@pytest.fixture(scope="module", params=HOW, ids=lambda how: "-".join(how.values()))
+def how(request: pytest.FixtureRequest) -> Settings:
+    return dict(request.param)
+
+
+def engine(folder: Path, how: Settings, **settings: Any) -> ramify.Engine:
     given = {"skip_tokenizer_init": True, "max_total_tokens": 8192, "threads": 2, **settings}
-    return ramify.Engine(str(folder), dtype=dtype, context_length=448, **given)
+    return ramify.Engine(str(folder), context_length=448, **how, **given)
 
 
 def prompts(count: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -59,10 +69,10 @@ def ask(made: ramify.Engine, ids: list[list[int]], new: int = NEW, **more: Any) 
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path, dtype: str) -> Iterator[tuple[ramify.Engine, list[list[int]], list[Answer]]]:
+def alone(folder: Path, how: Settings) -> Iterator[tuple[ramify.Engine, list[list[int]], list[Answer]]]:
     """Each prompt by itself, on a cold cache."""
     asked = prompts(33, 90)
-    with engine(folder, dtype) as made:
+    with engine(folder, how) as made:
         assert made.get_server_info()["batch_invariance"] == "yes"
         found = []
         for ids in asked:
@@ -120,11 +130,11 @@ def test_decoded_as_prefilled(alone: tuple[ramify.Engine, list[list[int]], list[
     ids=str,
 )
 def test_under_other_settings(
-    folder: Path, dtype: str, alone: tuple[ramify.Engine, list[list[int]], list[Answer]], settings: dict[str, Any]
+    folder: Path, how: Settings, alone: tuple[ramify.Engine, list[list[int]], list[Answer]], settings: Settings
 ) -> None:
     """640 tokens are too few for all at once: requests are pushed out and computed again."""
     _, asked, found = alone
-    with engine(folder, dtype, **settings) as made:
+    with engine(folder, how, **settings) as made:
         assert ask(made, asked[:12]) == found[:12]
 
 

@@ -78,7 +78,7 @@ def sample(name: str) -> object:
     special = {
         "load_format": "dummy", "dtype": "float32", "device": "cpu", "attention_backend": "reference",
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
-        "grammar_backend": "llguidance",
+        "grammar_backend": "llguidance", "quantization": "w8a8", "kv_cache_dtype": "int8",
         "log_requests_level": 3, "log_requests_format": "json", "sampling_defaults": "openai",
     }  # fmt: skip
     if name in special:
@@ -206,7 +206,7 @@ def test_variables_that_are_no_settings_are_told() -> None:
 
 def test_settings_of_sglang_outside_the_command_line(caplog: pytest.LogCaptureFixture) -> None:
     for name, value, says in (
-        ("quantization", "fp8", "Quantized weights"),
+        ("quantization_param_path", "scales.json", "Scales are computed"),
         ("trust_remote_code", True, "never run"),
         ("lora_paths", ["a"], "Merge the adapter"),
     ):
@@ -296,12 +296,46 @@ def test_command_lines_that_cannot_be_read(arguments: list[str], says: str, reme
         ("attention-backend", "flashinfer", "torch_native"),
         ("schedule-policy", "hrrn", "fcfs"),
         ("log-level", "warn", "warning"),
+        ("quantization", "fp8", "w8a8"),
+        ("quantization", "awq", "bf16"),
+        ("dtype", "int8", "--quantization"),
+        ("kv-cache-dtype", "fp8_e4m3", "int8"),
     ],
 )
 def test_values_of_sglang_are_answered(setting: str, value: str, remedy: str) -> None:
     with pytest.raises(StartupError, match=f"--{setting}: '{value}' is not one of") as error:
         parse([f"--{setting}", value], "test")
     assert remedy in error.value.remedy
+
+
+def test_an_unknown_quantization_is_refused_with_the_list() -> None:
+    with pytest.raises(StartupError, match="--quantization: 'w3' is not one of w8a8"):
+        parse(["--quantization", "w3"], "test")
+    assert parse(["--quantization", "none"], "test").model.quantization is None
+
+
+def test_quantized_weights_are_counted_as_they_are_stored() -> None:
+    plain, small = decide(dtype="bfloat16"), decide(dtype="bfloat16", quantization="w8a8_int8")
+    assert (plain.quantization, small.quantization) == ("none", "w8a8")
+    assert 0.5 < small.memory.weights / plain.memory.weights < 0.51
+    smaller = decide(dtype="bfloat16", quantization="int4")
+    assert smaller.memory.weights < 0.8 * small.memory.weights
+    (said,) = [decision for decision in small.decisions if decision.name == "quantization"]
+    assert "reference" in said.reason
+    with pytest.raises(StartupError, match="140000 inputs"):
+        decide(config={**CONFIG, "intermediate_size": 140_000}, quantization="w8a8")
+    compiled = decide(Machine(16 * GIB, 8, False, kernels="avx2"), quantization="w8a8")
+    assert "compiled kernels" in next(d.reason for d in compiled.decisions if d.name == "quantization")
+
+
+def test_the_cache_is_counted_as_it_is_stored() -> None:
+    """Qwen3-0.6B: 28 layers, 8 heads of 128; in int8 every row has a scale of 4 bytes."""
+    rows = 2 * 28 * 8
+    for asked, each in (("auto", 256), ("bf16", 256), ("bfloat16", 256), ("fp32", 512), ("int8", 132)):
+        decided = decide(dtype="bfloat16", kv_cache_dtype=asked, max_total_tokens=1024)
+        assert decided.memory.bytes_per_token == rows * each
+        assert decided.memory.pool == 1024 * rows * each
+        assert decided.kv_dtype == {"int8": "int8", "fp32": "float32"}.get(asked, "bfloat16")
 
 
 def test_switches_take_no_value_unless_with_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def validator(schema: Any) -> Any:
     return kind(schema, registry=Registry())
 
 
+def wrong(schema: Any, text: str) -> list[Any]:
+    """What the validator objects to, without multiples that are none because it divides binary fractions."""
+    return [error for error in validator(schema).iter_errors(json.loads(text)) if not _multiple_after_all(error)]
+
+
+def _multiple_after_all(error: Any) -> bool:
+    return error.validator == "multipleOf" and Decimal(str(error.instance)) % Decimal(str(error.validator_value)) == 0
+
+
 def one_walk(matcher: Matcher, seed: int) -> str | None:
     """A text drawn at uniform random from the masks; None where it comes to no end."""
     tokens = walk(matcher, seed, jump=True)
@@ -81,8 +91,7 @@ def test_walks_through_real_schemas_end_in_valid_json(step: int) -> None:
         text = one_walk(matcher, supported)
         ended += text is not None
         if text is not None:
-            wrong = list(validator(schema).iter_errors(json.loads(text)))
-            assert wrong == [], f"{name}: {text}"
+            assert wrong(schema, text) == [], f"{name}: {text}"
     assert supported >= 0.8 * len(list(real(step)))
     assert ended >= 0.9 * supported
 
@@ -114,7 +123,7 @@ def test_walks_through_the_official_suite_end_in_valid_json(draft: str, step: in
         matcher = begin(schema, SHORT)
         text = one_walk(matcher, number) if matcher is not None else None
         if text is not None and _can_be_checked(schema):
-            assert list(validator(schema).iter_errors(json.loads(text))) == [], f"{name}: {text}"
+            assert wrong(schema, text) == [], f"{name}: {text}"
 
 
 def _can_be_checked(schema: Any) -> bool:

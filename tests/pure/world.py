@@ -71,6 +71,7 @@ class World:
     guides: Guides | None = None
     max_queued: int | None = None
     prove: bool = True
+    whole: bool = False
 
     def __post_init__(self) -> None:
         pages = self.pool // self.page_size
@@ -78,7 +79,7 @@ class World:
         self.ledger = self.ledger_class(pages, self.page_size, reuse=self.reuse, freed=self.executor.poison)
         self.scheduler = self.scheduler_class(
             self.ledger,
-            StepBudget(self.chunk, self.rows),
+            StepBudget(self.chunk, self.rows, self.whole),
             eos_ids=[EOS],
             policy=make_policy(self.policy),
             drafter=self.drafter,

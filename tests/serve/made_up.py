@@ -19,6 +19,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/detokenize": {"tokens": [5, 6]},
     "/detokenize": {"tokens": [[5], [6]]},
     "/v1/score": {"query": "a", "items": ["b", "c"], "label_token_ids": [5, 6], "temperature": 1.0},
+    "/v1/rerank": {"query": "a", "documents": ["b", "c"], "top_n": 1},
     "/separate_reasoning": {"reasoning_parser": None},
 }
 NOT_HERE = ("model", "session_params", "lora_path")

@@ -208,3 +208,15 @@ def test_what_requests_leave_unsaid(copy: Path) -> None:
     with running(str(copy), "--sampling-defaults", "openai", *preferred) as server:
         assert texts(server) == [1, 1, 3]
         assert server.get("/model_info")["preferred_sampling_params"] == preferred[1]
+
+
+def test_quantized() -> None:
+    """The bundled model in int8: it answers, and the log says what is used."""
+    with running("--quantization", "w8a8", "--max-total-tokens", "512") as server:
+        answer = server.post("/generate", {"text": "Once upon a time", "sampling_params": {"max_new_tokens": 8}})
+        assert answer["meta_info"]["completion_tokens"] == 8
+        assert server.get("/get_server_info")["quantization"] == "w8a8"
+
+
+def test_an_unknown_quantization() -> None:
+    assert "is not one of w8a8" in refused_to_start("--quantization", "w3")

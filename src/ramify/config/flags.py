@@ -33,15 +33,14 @@ NEEDLESS_WITH_VALUE: dict[str, str] = {
 # Refused: what to do instead, by the beginning of the flag. The longest beginning wins.
 INSTEAD: dict[str, str] = {
     "trust-remote-code": "Code from a model's folder is never run. Its architecture has to be a native one.",
-    "quantization": "Quantized weights are not in this version. Use a bf16, fp16 or fp32 checkpoint.",
-    "kv-cache-dtype": "The KV cache has the model's type in this version.",
+    "quantization-param-path": "Scales are computed: of weights while loading, of keys and values as they come.",
+    "quantize-and-serve": "--quantization alone does that.",
     "speculative": "Speculative decoding is not in this version.",
     "enable-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "max-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
     "max-loras": "Adapters are not in this version. Merge the adapter into the weights first.",
     "constrained-json-max-whitespace-cnt": "--constrained-json-whitespace-pattern bounds white space: '[ ]{0,8}'.",
-    "is-embedding": "Embedding models are not in this version.",
     "enable-hierarchical-cache": "The cache has one tier in this version.",
     "hicache": "The cache has one tier in this version.",
     "enable-lmcache": "The cache has one tier in this version.",
@@ -62,7 +61,6 @@ INSTEAD: dict[str, str] = {
     "ssl": "Put a TLS proxy in front.",
     "enable-trace": "Traces are not in this version; /metrics has latencies.",
     "grpc": "HTTP only.",
-    "allow-auto-truncate": "A prompt that is too long is refused; cut it in the client.",
     "tool-server": "Tool servers are not in this version.",
     "enable-memory-saver": "Memory cannot be released while serving in this version.",
     "custom-weight-loader": "Weights come from safetensors.",
@@ -83,7 +81,39 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
         "routing-key": "There is nothing to route: fcfs, or priority with a priority in each request.",
     },
     "dtype": dict.fromkeys(
-        ("fp8", "int8", "int4", "float8_e4m3fn"), "Quantized weights are not in this version: auto, or float32."
+        ("fp8", "int8", "int4", "float8_e4m3fn"),
+        "That is the type of activations: leave --dtype out, and see --quantization and --kv-cache-dtype.",
+    ),
+    "quantization": {
+        **dict.fromkeys(("fp8", "w8a8_fp8", "mxfp8", "int8"), "On a CPU it is w8a8: int8 for weights and activations."),
+        **dict.fromkeys(
+            (
+                "awq",
+                "gptq",
+                "awq_marlin",
+                "gptq_marlin",
+                "marlin",
+                "gguf",
+                "bitsandbytes",
+                "compressed-tensors",
+                "quark",
+                "modelopt",
+                "modelopt_fp8",
+                "modelopt_fp4",
+                "auto-round",
+                "qoq",
+                "moe_wna16",
+                "petit_nvfp4",
+                "mxfp4",
+                "w4afp8",
+            ),
+            "Quantized checkpoints are not read in this version: weights are quantized when a bf16, fp16 or fp32 "
+            "checkpoint is loaded.",
+        ),
+    },
+    "kv_cache_dtype": dict.fromkeys(
+        ("fp8", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nvfp4", "mxfp4"),
+        "On a CPU it is int8, with a scale per token and head.",
     ),
     "load_format": {
         **dict.fromkeys(("pt", "npcache", "gguf", "bitsandbytes", "mistral"), "Weights come from safetensors."),

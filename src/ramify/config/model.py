@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ramify.config.head import Encoder, Head
 from ramify.core.errors import StartupError
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -34,7 +35,9 @@ class Rope:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. Sizes in elements, `context` in tokens."""
+    """The shape of a decoder, or of an encoder. Sizes in elements, `context` in tokens. With a `head` the model gives
+    vectors or scores and no tokens.
+    """
 
     architecture: str
     vocab: int
@@ -55,11 +58,8 @@ class ModelConfig:
     window: int | None
     eos_ids: tuple[int, ...]
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Elements of K and V over all layers for one position; times the size of an element it is bytes."""
-        return 2 * self.layers * self.kv_heads * self.head_dim
+    head: Head | None = None
+    encoder: Encoder | None = None
 
     @property
     def parameters(self) -> int:

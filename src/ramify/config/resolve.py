@@ -17,15 +17,18 @@ from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
+from ramify.config.stored import ELEMENT_BYTES, kv_bytes, weight_bytes
 from ramify.core.errors import BadRequest, StartupError
 from ramify.core.params import SamplingParams
 
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB = 1 << 30
 ON_CPU = "default on a CPU"
+TEXTS, TOGETHER = 256, 1024  # that an encoder computes together by default, and their tokens
+MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
 COMPILED = ("float32", "bfloat16")  # types that the compiled kernels compute in
 HEAD, MOST_HEADS = 16, 16  # head sizes they take are multiples of it; query heads of a key-value head, at most
 SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings
@@ -63,6 +66,8 @@ class Resolved:
     served_name: str
     device: str
     dtype: str
+    quantization: str
+    kv_dtype: str
     context: int
     page_size: int
     rows: int
@@ -111,6 +116,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     _check(settings)
     note = _Notes(settings.sources)
     bundled = settings.model.model_path is None
+    note("task", *_task(settings, model, note))
     note("model", str(folder), "bundled with ramify, since none was asked for" if bundled else note.asked("model_path"))
     served = note.asked_or(
         "served_model_name",
@@ -120,11 +126,19 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     free = settings.model.device == "auto"
     device = note("device", "cpu", "the only one in this version" if free else note.asked("device"))
     dtype = _dtype(settings, model, machine, note)
+    quantization = _quantization(settings, model, machine, dtype, note)
+    kv_dtype = _kv_dtype(settings, dtype, note)
     context = _context(settings, model, note)
-    rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (32, ON_CPU))
-    page_size = note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
-    chunk = _chunk(settings, context, note)
-    memory = _plan_memory(settings, model, machine, dtype, context, rows, page_size, chunk, note)
+    most = 32 if model.encoder is None else TEXTS
+    rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (most, ON_CPU))
+    page_size = _page_size(settings, model, context, note)
+    chunk = _chunk(settings, model, context, note)
+    if model.encoder is None:
+        memory = _plan_memory(
+            settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, note
+        )
+    else:
+        memory = _plan_without_pages(settings, model, machine, dtype, quantization, chunk, note)
     return Resolved(
         settings=settings,
         model=model,
@@ -132,6 +146,8 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         served_name=served,
         device=device,
         dtype=dtype,
+        quantization=quantization,
+        kv_dtype=kv_dtype,
         context=context,
         page_size=page_size,
         rows=rows,
@@ -139,10 +155,21 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         chunk=chunk,
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
-        attention=_attention(settings, model, machine, dtype, note),
+        attention=_attention(settings, model, machine, dtype, quantization, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
+
+
+def _task(settings: Settings, model: ModelConfig, note: _Notes) -> tuple[str, str]:
+    """What the model is served for."""
+    head = model.head
+    if head is None:
+        return "generate", f"{model.architecture} has no other head"
+    if settings.model.is_embedding and head.task == "embed":
+        return head.task, note.asked("is_embedding")
+    how = f"{' and '.join(head.pooling)} of the hidden states, {head.size} numbers"
+    return head.task, f"{model.architecture}{' and modules.json' if head.task == 'embed' else ''}: {how}"
 
 
 def _taken_as_asked(settings: Settings, note: _Notes) -> tuple[Decision, ...]:
@@ -224,6 +251,30 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
     return note("dtype", "float32", f"the checkpoint is {stored}, which this CPU computes slower than float32")
 
 
+def _quantization(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
+    asked = settings.model.quantization
+    if asked is None:
+        return note("quantization", "none", f"weights stay {dtype}")
+    if (widest := max(model.mlp, model.hidden, model.heads * model.head_dim)) > MOST_INPUTS:
+        raise StartupError(
+            f"--quantization {asked}: a layer has {widest} inputs, and sums are exact up to {MOST_INPUTS}"
+        )
+    how = "compiled kernels" if _compiled(machine, dtype) else "the reference in plain torch, which is slow"
+    return note("quantization", QUANTIZATIONS.get(asked, asked), f"{note.asked('quantization')}, computed by {how}")
+
+
+def _kv_dtype(settings: Settings, dtype: str, note: _Notes) -> str:
+    asked = settings.cache.kv_cache_dtype
+    if asked == "auto":
+        return note("kv_cache_dtype", dtype, "that of the model")
+    reason = note.asked("kv_cache_dtype") + (", with a scale for every token and head" if asked == "int8" else "")
+    return note("kv_cache_dtype", SPELLINGS.get(asked, asked), reason)
+
+
+def _compiled(machine: Machine, dtype: str) -> bool:
+    return machine.kernels is not None and dtype in COMPILED
+
+
 def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
     asked = settings.model.context_length
     if asked is not None and asked > model.context:
@@ -232,14 +283,25 @@ def _context(settings: Settings, model: ModelConfig, note: _Notes) -> int:
             "Positions beyond that were never trained.",
         )
     longest, reason = asked or model.context, note.asked("context_length") if asked else "the model's own"
+    if asked is None and model.head is not None and model.head.longest and model.head.longest < longest:
+        longest, reason = model.head.longest, "where sentence-transformers cuts, by sentence_bert_config.json"
     if model.window is not None and model.window < longest:
         longest = model.window
         reason = "the model's attention window: windows are not in this version, below one attention is full"
     return note("context_length", longest, reason)
 
 
-def _chunk(settings: Settings, context: int, note: _Notes) -> int:
+def _page_size(settings: Settings, model: ModelConfig, context: int, note: _Notes) -> int:
+    if model.encoder is not None:
+        return note("page_size", context, "nothing is kept between steps: there are no pages")
+    return note.asked_or("page_size", settings.cache.page_size, lambda: (16, ON_CPU))
+
+
+def _chunk(settings: Settings, model: ModelConfig, context: int, note: _Notes) -> int:
     asked = settings.schedule.chunked_prefill_size
+    if model.encoder is not None:
+        most = max(asked or TOGETHER, context)
+        return note("chunked_prefill_size", most, "tokens of a step: a text is computed whole, others beside it")
     if asked == -1:
         return note("chunked_prefill_size", context, "no limit: a whole context fits one step")
     return note.asked_or("chunked_prefill_size", asked, lambda: (512, ON_CPU))
@@ -259,8 +321,10 @@ def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
     return note("threads", machine.cores, "all cores that this process may use")
 
 
-def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
-    compiled = machine.kernels is not None and dtype in COMPILED
+def _attention(
+    settings: Settings, model: ModelConfig, machine: Machine, dtype: str, quantization: str, note: _Notes
+) -> str:
+    compiled = _compiled(machine, dtype)
     asked = settings.model.attention_backend
     if asked != "auto":
         chosen = note("attention_backend", asked, note.asked("attention_backend"))
@@ -268,14 +332,18 @@ def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: 
         chosen = note("attention_backend", "cpu", f"compiled kernels ({machine.kernels}) that walk the pages")
     else:
         chosen = note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
-    _invariance(compiled, machine, chosen, note)
+    _invariance(compiled, machine, chosen, quantization, note)
     return chosen
 
 
-def _invariance(compiled: bool, machine: Machine, attention: str, note: _Notes) -> None:
+def _invariance(compiled: bool, machine: Machine, attention: str, quantization: str, note: _Notes) -> None:
     """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
-    linear = f"compiled kernels ({machine.kernels}) over packed weights" if compiled else "torch, weights as they come"
-    note("linear_backend", "packed" if compiled else "torch", linear)
+    if compiled:
+        note("linear_backend", "packed", f"compiled kernels ({machine.kernels}) over packed weights")
+    elif quantization != "none":
+        note("linear_backend", "reference", f"no compiled kernels for this: {quantization} in plain torch, slowly")
+    else:
+        note("linear_backend", "torch", "torch, weights as they come")
     if compiled and attention == "cpu":
         note("batch_invariance", "yes", "every sum has one order, whatever else is in the step")
         return
@@ -292,6 +360,8 @@ def _plan_memory(
     model: ModelConfig,
     machine: Machine,
     dtype: str,
+    quantization: str,
+    kv_dtype: str,
     context: int,
     rows: int,
     page_size: int,
@@ -299,8 +369,8 @@ def _plan_memory(
     note: _Notes,
 ) -> MemoryPlan:
     element = ELEMENT_BYTES[dtype]
-    weights = model.parameters * element
-    per_token = model.kv_bytes_per_token * element
+    weights = weight_bytes(model, dtype, quantization)
+    per_token = kv_bytes(model, kv_dtype)
     activations = _activations(model, chunk + rows, rows, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
     room = int(machine.memory * share) - weights - activations - PROCESS_BYTES
@@ -331,6 +401,29 @@ def _plan_memory(
         reason = f"what {share:.0%} of {_gib(machine.memory)} leaves beside the weights ({_gib(weights)})"
     note("max_total_tokens", tokens, reason)
     return MemoryPlan(machine.memory, share, weights, activations, tokens * per_token, tokens, per_token)
+
+
+def _plan_without_pages(
+    settings: Settings,
+    model: ModelConfig,
+    machine: Machine,
+    dtype: str,
+    quantization: str,
+    chunk: int,
+    note: _Notes,
+) -> MemoryPlan:
+    """Weights and one step."""
+    element = ELEMENT_BYTES[dtype]
+    weights, activations = weight_bytes(model, dtype, quantization), _activations(model, chunk, 0, element)
+    share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
+    if weights + activations + PROCESS_BYTES > machine.memory * share:
+        raise StartupError(
+            f"the model does not fit: weights {_gib(weights)}, a step of {chunk} tokens {_gib(activations)}, and of "
+            f"the {_gib(machine.memory)} available {share:.0%} may be used",
+            "Use a smaller model, a shorter --context-length, or a machine with more memory.",
+        )
+    note("max_total_tokens", 0, "nothing is kept between steps")
+    return MemoryPlan(machine.memory, share, weights, activations, 0, 0, 0)
 
 
 def _activations(model: ModelConfig, tokens: int, rows: int, element: int) -> int:

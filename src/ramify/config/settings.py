@@ -53,16 +53,22 @@ class ModelSettings:
     skip_tokenizer_init: bool = setting(False, "No tokenizer: prompts and answers are token ids.")
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     served_model_name: str | None = setting(None, "Name in /v1/models and in answers. Default: the model path.")
+    is_embedding: bool = setting(False, "Serve embeddings of a model whose files say that it generates.")
     load_format: Literal["auto", "safetensors", "dummy", "none"] = setting(
         "auto", "dummy: random weights, from config.json alone. none: no model, made-up tokens at once."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float", "half"] = setting(
         "auto", "Type of weights and activations. auto: the checkpoint's, where this machine computes it fast."
     )
+    quantization: Literal["w8a8", "w8a8_int8", "int4"] | None = setting(
+        None, "Store weights in fewer bits. w8a8: int8, activations too. int4: groups of 32, the head int8."
+    )
     context_length: int | None = setting(
         None, "Longest request in tokens. Default: the model's own.", within=Range(1, MANY)
     )
-    chat_template: str | None = setting(None, "File with a jinja chat template, in place of the model's.")
+    chat_template: str | None = setting(
+        None, "File with a jinja chat template, in place of the model's, or qwen3-reranker."
+    )
     device: Literal["auto", "cpu"] = setting("auto", "Where to compute.")
     threads: int | None = setting(
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
@@ -77,6 +83,9 @@ class CacheSettings:
     """KV cache"""
 
     page_size: int | None = setting(None, "Tokens per page of KV cache. Default: 16.", within=Range(1, 4096))
+    kv_cache_dtype: Literal["auto", "bf16", "bfloat16", "fp32", "float32", "int8"] = setting(
+        "auto", "Type of keys and values in the cache; int8 has a scale per token and head."
+    )
     mem_fraction_static: float | None = setting(
         None,
         "Share of the memory that is free at start which weights and KV cache may take. Default: 0.7.",
@@ -161,6 +170,9 @@ class ServerSettings:
     )
     enable_return_hidden_states: bool = setting(False, "Requests may ask for hidden states.")
     enable_cache_report: bool = setting(False, "Report cached tokens in the usage of OpenAI routes.")
+    allow_auto_truncate: bool = setting(
+        False, "Texts to embed, rank or classify that are too long are cut, not refused."
+    )
     max_body_mib: int = setting(32, "Largest request body in MiB.", within=Range(1, 4096))
     keep_alive_interval: float = setting(
         15.0, "Seconds of silence after which a stream gets a comment line.", within=Range(0.1, DAY)

@@ -74,6 +74,13 @@ def texts_of(prompt: Any) -> tuple[list[str], bool]:
     return [check_text(text, "prompt") for text in given], one
 
 
+def pair_of(given: Any) -> tuple[str, str]:
+    """Two texts that are read as one."""
+    if not isinstance(given, list | tuple) or len(given) != 2 or not all(isinstance(text, str) for text in given):
+        raise BadRequest("prompt should be texts, or pairs of texts", param="prompt")
+    return check_text(given[0], "prompt"), check_text(given[1], "prompt")
+
+
 def check_text(text: str, name: str) -> str:
     try:
         text.encode("utf-8")

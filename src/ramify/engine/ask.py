@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from ramify.config.head import Head
 from ramify.core.errors import BadRequest
 from ramify.core.params import DEFAULT_MAX_NEW_TOKENS, MAX_TOP_LOGPROBS, SamplingParams
 from ramify.engine.vectors import MAX_BYTES, salted
 from ramify.wire.messages import Submit, Turn
-from ramify.wire.plan import HiddenWanted, LogprobsWanted
+from ramify.wire.plan import HiddenWanted, LogprobsWanted, Pooling
 
 MAX_RID = 256
 MAX_IDS = 1024
@@ -65,6 +66,7 @@ class Limits:
     hidden: int = 0
     tells_hidden: bool = False
     scores: bool = True  # there is a model, whose log probabilities can be asked for
+    head: Head | None = None  # of a model that gives vectors or scores and no tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,12 @@ class Ask:
     marks: frozenset[int] = frozenset()
     turn: Turn | None = None
     vectors: bytes = b""
+    pooling: Pooling | None = None
+
+
+def pooling_of(head: Head, second: int = -1, skip: int = 0) -> Pooling:
+    """What is asked of a model with a head. Where the beginning is left out, its states are still needed."""
+    return Pooling(second, skip, head.needs_all)
 
 
 def hidden_of(value: Any, name: str = "return_hidden_states") -> Literal["none", "last", "all"]:
@@ -130,6 +138,9 @@ def check_rid(rid: Any) -> str:
 
 def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     """One message per choice. Raises `BadRequest` that names what is wrong."""
+    check_task(limits.head, pools=ask.pooling is not None)
+    if ask.pooling is not None:
+        return [_pooled(ask, limits, origin)]
     max_new, may_shorten = _length(ask, len(ask.tokens), limits.context)
     tokens = check_tokens(ask.tokens, limits.vocab)
     if len(tokens) * ask.params.n > MAX_PROMPTED:
@@ -178,6 +189,46 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
         )
         for choice in range(ask.params.n)
     ]
+
+
+def check_task(head: Head | None, *, pools: bool) -> None:
+    """A model does what its head does; the words are what a user can do about it."""
+    if pools and head is None:
+        raise BadRequest(
+            "This model generates text and gives no embeddings or scores. Serve an embedding model, or this one with "
+            "`--is-embedding`.",
+            code="model_cannot",
+        )
+    if head is not None and not pools:
+        what = {"embed": "embeddings", "classify": "classes and scores", "reward": "rewards"}[head.task]
+        raise BadRequest(
+            f"This model gives {what} and generates no text. Serve a model that generates.", code="model_cannot"
+        )
+
+
+def _pooled(ask: Ask, limits: Limits, origin: int) -> Submit:
+    """A text that is read and not continued: it may be as long as the context."""
+    tokens = check_tokens(ask.tokens, limits.vocab)
+    if len(tokens) > limits.context:
+        raise BadRequest(
+            f"The input ({len(tokens)} tokens) is longer than the model's context length ({limits.context} tokens).",
+            param="input_ids",
+            code="context_length_exceeded",
+        )
+    return Submit(
+        rid=ask.rid or new_rid(),
+        origin=origin,
+        tokens=tokens,
+        params=SamplingParams(max_new_tokens=0),
+        max_new_tokens=0,
+        may_shorten=False,
+        seed=0,
+        priority=ask.priority,
+        salt=ask.salt,
+        arrived=ask.arrived,
+        stride=0,
+        pooling=ask.pooling,
+    )
 
 
 def check_tokens(tokens: Sequence[int], vocab: int) -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ramify.cache.ledger import Ledger
+from ramify.cache.unpaged import Unpaged
 from ramify.config.resolve import Resolved
 from ramify.config.settings import GrammarSettings
 from ramify.core.errors import BadRequest, StartupError
@@ -31,7 +32,10 @@ from ramify.wire.channel import EngineEnd
 from ramify.worker.null import NullExecutor
 
 if TYPE_CHECKING:
+    from ramify.ops.platform import Platform
+    from ramify.worker.encode import EncoderRunner
     from ramify.worker.executor import ThreadExecutor
+    from ramify.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +49,8 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     schedule = resolved.settings.schedule
     meter, sessions = EngineMeter(resolved), Sessions()
     scheduler = Scheduler(
-        Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache),
-        StepBudget(resolved.chunk, resolved.rows),
+        make_ledger(resolved),
+        StepBudget(resolved.chunk, resolved.rows, whole=resolved.model.encoder is not None),
         eos_ids=resolved.model.eos_ids,
         policy=make_policy(schedule.schedule_policy),
         gates=[guides],
@@ -63,6 +67,13 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     profiler = None if isinstance(executor, NullExecutor) else executor.profiler
     control = Controls(resolved, meter, sessions, profiler)
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
+
+
+def make_ledger(resolved: Resolved) -> Ledger:
+    """Pages, or none where nothing is kept between steps."""
+    if resolved.model.encoder is not None:
+        return Unpaged(resolved.rows, resolved.context)
+    return Ledger(resolved.pages, resolved.page_size, reuse=not resolved.settings.cache.disable_radix_cache)
 
 
 def make_guides(resolved: Resolved, channel: EngineEnd) -> GrammarGuides:
@@ -96,37 +107,56 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     """The model on its device. Torch is imported here and not before."""
     if resolved.settings.model.load_format == "none":
         return NullExecutor(resolved.model.vocab)
+    from ramify.ops.platform import make_platform
+    from ramify.worker.executor import ThreadExecutor
+
+    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
+    platform.prepare_thread()
+    return ThreadExecutor(make_runner(resolved, platform, progress), platform.prepare_thread)
+
+
+def make_runner(resolved: Resolved, platform: Platform, progress: Progress | None = None) -> Runner | EncoderRunner:
+    """The model with its weights, and the pages it writes to."""
     import torch
 
     from ramify.layers.build import Build
     from ramify.memory.kv import KVPool
     from ramify.models.load import build_model, dummy_weights, load_weights
     from ramify.ops.attention import AttentionShape
-    from ramify.ops.platform import make_platform
-    from ramify.quant.packed import Packed
-    from ramify.quant.scheme import Plain
-    from ramify.worker.executor import ThreadExecutor
+    from ramify.ops.reference import encode
+    from ramify.quant.choose import schemes_of
+    from ramify.worker.encode import EncoderRunner
+    from ramify.worker.pooling import HeadPooler
     from ramify.worker.runner import Runner
     from ramify.worker.slots import Slots
 
     model, settings = resolved.model, resolved.settings.model
-    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
     dtype = getattr(torch, resolved.dtype)
     shape = AttentionShape(
         model.heads, model.kv_heads, model.head_dim, resolved.page_size, resolved.dtype, resolved.device
     )
     attention = platform.attention(resolved.attention, shape)
-    platform.prepare_thread()
-    scheme = Packed() if platform.kernels.packing is not None else Plain()
-    built = build_model(Build(platform.kernels, attention, scheme, dtype, platform.device), model)
+    kernels = platform.kernels
+    if resolved.attention != "cpu":
+        kernels = replace(kernels, attend_texts=encode.attend_texts)
+    schemes = schemes_of(resolved.quantization, kernels)
+    built = build_model(Build(kernels, attention, *schemes, dtype, platform.device), model)
     if settings.load_format == "dummy":
         dummy_weights(built, settings.random_seed)
     else:
         load_weights(built, resolved.folder, model, progress)
+    pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
+    if model.encoder is not None:
+        assert pooler is not None, "an encoder has a head"
+        return EncoderRunner(built, pooler, platform.device)
     pool = KVPool(
-        model.layers, resolved.pages, model.kv_heads, resolved.page_size, model.head_dim, dtype, platform.device
+        model.layers,
+        resolved.pages,
+        model.kv_heads,
+        resolved.page_size,
+        model.head_dim,
+        getattr(torch, resolved.kv_dtype),
+        platform.device,
     )
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device)
-    return ThreadExecutor(
-        Runner(built, pool, slots, attention, platform.kernels, platform.recorder), platform.prepare_thread
-    )
+    return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler)

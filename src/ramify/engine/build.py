@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ramify.config.generation import read_sampling_defaults
 from ramify.config.machine import read_machine
-from ramify.config.model import read_config
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
 from ramify.config.source import locate
+from ramify.config.task import read_model
 from ramify.core.errors import StartupError
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
 from ramify.ops.cpu.library import instruction_set
-from ramify.text.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
+from ramify.text.tokenizer import Tokenizer, check_tokenizer, load_tokenizer, template_file
 from ramify.text.tools.choose import choose_formats
 
 
@@ -24,13 +25,13 @@ def prepare(settings: Settings) -> Resolved:
     """
     dummy = settings.model.load_format in ("dummy", "none")
     folder = locate(settings.model.model_path, settings.model.revision, weights=not dummy)
-    model = read_config(folder)
+    model = read_model(folder, settings.model.is_embedding)
     family_of(model)
     if not dummy:
         checked_tensors(folder, model)
     read_sampling_defaults(folder)
     if settings.model.chat_template is not None:
-        _must_exist(settings.model.chat_template, "--chat-template")
+        _must_exist(template_file(settings.model.chat_template), "--chat-template")
     choose_formats(settings.server.tool_call_parser, settings.server.reasoning_parser, None)
     asked = settings.model.tokenizer_path
     words = folder if asked is None else locate(asked, weights=False)
@@ -48,8 +49,6 @@ def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:
     return load_tokenizer(folder, resolved.settings.model.chat_template)
 
 
-def _must_exist(path: str, flag: str) -> None:
-    from pathlib import Path
-
-    if not Path(path).is_file():
+def _must_exist(path: Path, flag: str) -> None:
+    if not path.is_file():
         raise StartupError(f"{flag} {path}: there is no such file")

@@ -89,6 +89,8 @@ class Client:
         return made
 
     def _stream(self, ask: Ask, text: bool) -> TextStream | None:
+        if ask.pooling is not None:
+            return None
         if self.tokenizer is None or not text:
             if ask.params.has_text_stops:
                 raise BadRequest("stop strings and stop regexes need a tokenizer", param="stop")

@@ -43,6 +43,7 @@ from ramify.engine.arguments import (
 from ramify.engine.ask import Ask, Limits, SessionParams, first_scored, hidden_of
 from ramify.engine.build import load_model_tokenizer, prepare
 from ramify.engine.client import Client
+from ramify.engine.encoding import TextEncoding
 from ramify.engine.generation import News
 from ramify.engine.job import Bar, Job, Output, bar_wanted
 from ramify.engine.outputs import Shape
@@ -87,6 +88,7 @@ class Engine:
         self._runner = threading.Thread(target=self._run, name="ramify-engine", daemon=True)
         self._client = Client(client_end, limits_of(self.resolved), self.tokenizer)
         self._shape = Shape(self.tokenizer, self.resolved.settings.model.weight_version)
+        self._encoding = TextEncoding(self.resolved, self.tokenizer, self._shape)
         self._template: ChatTemplate | None = None
         self._runner.start()
         self._client.start()
@@ -273,6 +275,55 @@ class Engine:
         finally:
             job.leave(self._client)
 
+    # -- embeddings and scores ---------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        prompt: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        *,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        **asked: Any,
+    ) -> Any:
+        """What the model's head makes of texts or token ids, one or a list: an embedding, logits of classes, rewards.
+
+        A pair of texts within a list is read as one, as cross-encoders do. `dimensions` cuts embeddings, `prompt_name`
+        puts one of the model's own prompts before each text, `truncate` cuts what is too long instead of refusing it.
+        `asked` may hold rid, priority and extra_key. Returns a dict like `/encode`'s, or a list of them.
+        """
+        job = self._encoding.job(prompt, input_ids, dimensions, prompt_name, truncate, **asked)
+        for _ in self._news(job):
+            pass
+        return self._encoding.outputs(job, dimensions)
+
+    async def async_encode(
+        self,
+        prompt: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        *,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        **asked: Any,
+    ) -> Any:
+        """`encode` without blocking the event loop."""
+        job = await asyncio.to_thread(
+            lambda: self._encoding.job(prompt, input_ids, dimensions, prompt_name, truncate, **asked)
+        )
+        async with contextlib.aclosing(self._async_news(job)) as arriving:
+            async for _ in arriving:
+                pass
+        return self._encoding.outputs(job, dimensions)
+
+    def rerank(self, prompt: Sequence[Sequence[str]], **asked: Any) -> Any:
+        """How well the second of each pair answers the first, by a cross-encoder: as `encode`, with a number."""
+        if not all(isinstance(pair, list | tuple) for pair in prompt):
+            raise BadRequest("prompt should be a list of pairs of texts", param="prompt")
+        outputs = self.encode(prompt, **asked)
+        return [{**output, "embedding": self._encoding.relevance(output["embedding"])} for output in outputs]
+
     def chat(
         self,
         messages: Sequence[dict[str, Any]],
@@ -355,6 +406,7 @@ def limits_of(resolved: Resolved) -> Limits:
         model.hidden,
         server.enable_return_hidden_states,
         resolved.settings.model.load_format != "none",
+        model.head,
     )
 
 
@@ -385,7 +437,7 @@ def model_info_of(resolved: Resolved) -> dict[str, Any]:
         "model_path": path,
         "served_model_name": resolved.served_name,
         "tokenizer_path": model.tokenizer_path or path,
-        "is_generation": True,
+        "is_generation": resolved.model.head is None,
         "preferred_sampling_params": resolved.settings.server.preferred_sampling_params,
         "weight_version": model.weight_version,
         "load_format": model.load_format,

@@ -41,6 +41,7 @@ class Generation:
     prompt_logprobs: TokenLogprobs | None = None
     output_logprobs: TokenLogprobs | None = None
     hidden: list[HiddenStates] = field(default_factory=list)
+    pooled: bytes | None = None
     times: Times | None = None
     sent_at: float | None = None
     first_token_at: float | None = None
@@ -76,6 +77,7 @@ class Generation:
             self.first_token_at = time.monotonic()
         if finish is not None:
             self.finish, self.finished_at, self.times = finish, time.monotonic(), reply.times
+            self.pooled = reply.pooled
         return News(self, text, self._said, len(self.ids), finish)
 
     def fail(self, finish: Finish) -> News:

@@ -40,7 +40,7 @@ class Embedding(Weighted):
     """Rows of a table by token id; `head` multiplies by the same table where input and output embedding are tied."""
 
     def __init__(self, build: Build, vocab: int, hidden: int) -> None:
-        super().__init__(build, hidden, {WHOLE: vocab}, bias=False)
+        super().__init__(build.of_vocabulary, hidden, {WHOLE: vocab}, bias=False)
 
     def forward(self, tokens_T: Tensor) -> Tensor:
         return self._scheme.rows(self, tokens_T, self._kernels)

@@ -29,8 +29,13 @@ class Loadable(nn.Module):
     def declare(
         self, name: str, shape: tuple[int, ...], parts: dict[str, int], dtype: torch.dtype, device: torch.device
     ) -> None:
-        """A parameter `name`, whose first dimension is divided into `parts` (name -> rows)."""
-        self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False))
+        """A parameter `name`, whose first dimension is divided into `parts` (name -> rows).
+
+        It takes no memory before the first of its tensors comes: a scheme that stores weights smaller than they are
+        in the checkpoint has given up most layers by the time that the last one is read.
+        """
+        self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False))
+        self._device = device
         first = 0
         self._parts[name] = {}
         for part, rows in parts.items():
@@ -39,9 +44,12 @@ class Loadable(nn.Module):
             first += rows
 
     def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
-        """Copy a checkpoint's tensor in; `source` is its name there, for errors."""
-        parameter: Tensor = getattr(self, name)
-        where = self._parts[name][part]
+        """Copy a checkpoint's tensor in; `source` is its name there, for errors. A `part` that is none of the declared
+        ones is all of them together, fused in the checkpoint as they are here.
+        """
+        parameter = self.memory(name)
+        parts = self._parts[name]
+        where = parts.get(part, Part(0, len(parameter)))
         target = parameter[where.first : where.first + where.rows]
         if target.shape != tensor.shape:
             raise StartupError(
@@ -50,7 +58,22 @@ class Loadable(nn.Module):
                 "The checkpoint and its config.json do not belong together.",
             )
         target.copy_(tensor)
-        self._missing.discard((name, part))
+        self._missing -= {(name, filled) for filled in ([part] if part in parts else parts)}
+
+    def declared(self) -> list[str]:
+        """The names of its parameters."""
+        return list(self._parts)
+
+    def memory(self, name: str) -> Tensor:
+        """The tensor of a declared parameter, not initialised when it is asked for first."""
+        parameter: Tensor = getattr(self, name)
+        if parameter.is_meta:
+            parameter = nn.Parameter(torch.empty_like(parameter, device=self._device), requires_grad=False)
+            setattr(self, name, parameter)
+        return parameter
+
+    def loaded(self) -> None:
+        """All tensors are in."""
 
     def missing(self) -> list[str]:
         """Parts that nothing was loaded into, as `name:part`."""

@@ -5,7 +5,7 @@ Torch-free, so that a checkpoint can be checked in the first second.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ramify.config.model import ModelConfig
@@ -24,7 +24,7 @@ class Destination:
 Layout = dict[str, Destination]
 
 # Tensors that old checkpoints carry and that are computed instead.
-COMPUTED = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")
+COMPUTED = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "embeddings.position_ids")
 
 
 def decoder(config: ModelConfig, *, qkv_bias: bool = False, out_bias: bool = False, qk_norm: bool = False) -> Layout:
@@ -68,10 +68,15 @@ def _block(config: ModelConfig, layer: int, qkv_bias: bool, out_bias: bool, qk_n
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family's code is (`module:class`), and what its checkpoints hold."""
+    """Where a family's code is (`module:class`), and what its checkpoints hold. `fit` puts a layout into the names that
+    a checkpoint really has, where there are several ways to name them; `spare` are beginnings of names that may be
+    there and are not read.
+    """
 
     code: str
     layout: Callable[[ModelConfig], Layout]
+    fit: Callable[[Layout, Collection[str]], Layout] = lambda layout, names: layout
+    spare: tuple[str, ...] = ()
 
 
 def _llama(config: ModelConfig) -> Layout:

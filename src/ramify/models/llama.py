@@ -50,7 +50,7 @@ class Llama(nn.Module):
         blocks = (Block(build, config, self.attention(build, config, layer)) for layer in range(config.layers))
         self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(build, config.hidden, config.norm_eps)
-        self.head = None if config.tied else Linear(build, config.hidden, config.vocab)
+        self.head = None if config.tied else Linear(build.of_vocabulary, config.hidden, config.vocab)
 
     def attention(self, build: Build, config: ModelConfig, layer: int) -> Attention:
         return Attention(build, config, layer, qkv_bias=config.attention_bias, out_bias=config.attention_bias)

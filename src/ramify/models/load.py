@@ -14,7 +14,6 @@ from torch import nn
 from ramify.config.model import ModelConfig
 from ramify.core.errors import StartupError
 from ramify.layers.build import Build
-from ramify.layers.linear import Weighted
 from ramify.layers.loadable import Loadable
 from ramify.models.preflight import checked_tensors
 from ramify.models.registry import family_of
@@ -33,7 +32,10 @@ def build_model(build: Build, config: ModelConfig) -> Any:
 
 
 def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: Progress | None = None) -> None:
-    """Copy a checkpoint in, tensor by tensor, and make sure that nothing is left over or missing."""
+    """Copy a checkpoint in, tensor by tensor, and make sure that nothing is left over or missing.
+
+    A layer is packed when its last tensor has come, so that the model never stands in memory twice.
+    """
     places = checked_tensors(folder, config)
     infos = {name: info for name, (info, _) in places.items()}
     for number, (name, tensor) in enumerate(read_tensors(infos), 1):
@@ -41,12 +43,14 @@ def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: 
         layer = model.get_submodule(destination.layer)
         assert isinstance(layer, Loadable)
         layer.accept(destination.weight, destination.part, tensor, name)
+        if not layer.missing():
+            layer.loaded()
         if progress is not None:
             progress(number, len(infos))
-    _finish(model)
+    _check_complete(model)
 
 
-def _finish(model: nn.Module) -> None:
+def _check_complete(model: nn.Module) -> None:
     missing = [
         f"{path}.{part}"
         for path, layer in model.named_modules()
@@ -55,19 +59,18 @@ def _finish(model: nn.Module) -> None:
     ]
     if missing:
         raise StartupError(f"nothing was loaded into {', '.join(missing[:5])} ({len(missing)} weights)")
-    for layer in model.modules():
-        if isinstance(layer, Weighted):
-            layer.loaded()
 
 
 def dummy_weights(model: nn.Module, seed: int = 0) -> None:
     """Random weights, the same for the same seed and shapes."""
-    for path, parameter in model.named_parameters():
-        generator = torch.Generator(parameter.device).manual_seed(seed + _stable(path))
-        fill(path, parameter, generator)
-    for layer in model.modules():
-        if isinstance(layer, Weighted):
-            layer.loaded()
+    for path, layer in model.named_modules():
+        if not isinstance(layer, Loadable):
+            continue
+        for name in layer.declared():
+            weight = layer.memory(name)
+            generator = torch.Generator(weight.device).manual_seed(seed + _stable(f"{path}.{name}"))
+            fill(name, weight, generator)
+        layer.loaded()
 
 
 def _stable(text: str) -> int:

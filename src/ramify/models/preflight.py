@@ -17,8 +17,11 @@ SHOWN = 5
 
 def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, tuple[TensorInfo, Destination]]:
     """Every tensor to load and where it goes; raises `StartupError` on the first kind of mismatch."""
-    layout = family_of(config).layout(config)
-    tensors = list_tensors(folder)
+    family = family_of(config)
+    tensors = {name: info for name, info in list_tensors(folder).items() if not name.startswith(family.spare)}
+    for dense in config.head.dense if config.head is not None else ():
+        tensors |= {f"{dense.folder}/{name}": info for name, info in list_tensors(folder / dense.folder).items()}
+    layout = family.fit(family.layout(config), tensors)
     _settle_tied(layout, tensors, config)
     left = [name for name in tensors if name not in layout and not name.endswith(COMPUTED)]
     missing = [name for name in layout if name not in tensors]

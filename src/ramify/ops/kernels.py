@@ -14,21 +14,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ramify.ops.reference import basic, random, rope, sample
+from ramify.ops.reference import basic, encode, int4, int8, random, rope, sample
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Linears over weights in an order of the platform's own.
+    """Linears over weights stored in a way of their own: in another order, or quantized.
 
-    pack(weight_ED) -> packed, one dimension
+    pack(weight_ED) -> packed
     linear(x_TD, packed, E, bias_E | None) -> y_TE
-    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number
+    embed(tokens_T, packed, D) -> x_TD: rows of the weight by number, as they are stored or in float32. None
+        where no embedding is stored so
     """
 
     pack: Callable[[Tensor], Tensor]
     linear: Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
-    embed: Callable[[Tensor, Tensor, int], Tensor]
+    embed: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,18 @@ class Kernels:
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
     uniform(seeds_R, choices_R, positions_R, purpose) -> random_R: doubles in (0, 1), see `ops.reference.random`
+    layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
+    add_layer_norm(x_TD, residual_TD, weight_D, bias_D | None, eps) -> (normed_TD, sum_TD)
+    gelu(x_TE) -> y_TE: by the error function, not the tanh that stands in for it elsewhere
+    gelu_mul(gate_up_TE) -> y_T(E/2): gelu of the first half times the second
+    rotate_qk(qkv_TE, heads, cos_TR, sin_TR) -> qkv_TE: q and k of a fused projection rotated; may write in place
+    attend_texts(qkv_TE, heads, starts_N, counts_N, window, scale) -> y_TD: attention in both directions within each of
+        N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
+        positions no further away than that
     packing: None where weights stay as they come
+    w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
+        exactly, so that a row's bits are its own
+    int4: weights in four bits with a scale per output and 32 inputs; inputs become int8 with a scale per row and 32
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
@@ -58,4 +70,12 @@ class Kernels:
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
     uniform: Callable[[Tensor, Tensor, Tensor, int], Tensor] = random.uniform
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = encode.layer_norm
+    add_layer_norm: Callable[..., tuple[Tensor, Tensor]] = encode.add_layer_norm
+    gelu: Callable[[Tensor], Tensor] = encode.gelu
+    gelu_mul: Callable[[Tensor], Tensor] = encode.gelu_mul
+    rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
+    attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
     packing: Packing | None = None
+    w8a8: Packing = Packing(int8.store, int8.linear, int8.embed)
+    int4: Packing = Packing(int4.store, int4.linear)

@@ -1,4 +1,4 @@
-"""Weights in the order in which a platform's kernels read them, in the model's own type."""
+"""Weights stored by a platform's kernels: in the order in which they are read, or quantized."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ramify.ops.kernels import Kernels
+from ramify.ops.kernels import Kernels, Packing
 from ramify.quant.scheme import Plain
 
 
 class Packed(Plain):
-    """Loaded like plain weights, packed once all of them are there; the plain ones are given up then."""
+    """Loaded like plain weights, packed as soon as a layer is complete; the plain ones are given up then."""
+
+    def __init__(self, packing: Packing) -> None:
+        self._packing = packing
 
     def loaded(self, layer: Any, kernels: Kernels) -> None:
         weight = layer.weight
         layer.outputs, layer.inputs = weight.shape
-        assert kernels.packing is not None
-        layer.weight = nn.Parameter(kernels.packing.pack(weight), requires_grad=False)
+        layer.dtype = weight.dtype
+        layer.weight = nn.Parameter(self._packing.pack(weight), requires_grad=False)
 
     def apply(self, layer: Any, x_TD: Tensor, kernels: Kernels) -> Tensor:
-        assert kernels.packing is not None
-        return kernels.packing.linear(x_TD, layer.weight, layer.outputs, getattr(layer, "bias", None))
+        return self._packing.linear(x_TD, layer.weight, layer.outputs, getattr(layer, "bias", None))
 
     def rows(self, layer: Any, tokens_T: Tensor, kernels: Kernels) -> Tensor:
-        assert kernels.packing is not None
-        return kernels.packing.embed(tokens_T, layer.weight, layer.inputs)
+        assert self._packing.embed is not None
+        return self._packing.embed(tokens_T, layer.weight, layer.inputs).to(layer.dtype)

@@ -13,11 +13,13 @@ class StepBudget:
     """Limits of one step: `tokens` positions over at most `rows` requests.
 
     Rows that generate go first, one token each. Prompt chunks get what they leave, but never less than a quarter, so
-    that many long answers cannot starve a new prompt.
+    that many long answers cannot starve a new prompt. `whole`: a request is computed in one step, or waits for the
+    next, which is how it is where nothing is kept between steps.
     """
 
     tokens: int
     rows: int
+    whole: bool = False
 
     def prompt_tokens(self, generating: int) -> int:
         """Prompt tokens that fit beside `generating` rows."""

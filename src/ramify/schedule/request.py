@@ -59,6 +59,8 @@ class Request:
         "output_logprobs",
         "params",
         "planned",
+        "pooled",
+        "pooling",
         "preempted",
         "priority",
         "prompt_key",
@@ -104,6 +106,7 @@ class Request:
         self.wants = submit.logprobs
         self.hidden = submit.hidden
         self.vectors = submit.vectors
+        self.pooling = submit.pooling
         self.order = order
         self.lot = lot  # drawn once, for the policy `random`
         self.max_new = max_new
@@ -146,6 +149,7 @@ class Request:
         self.unsent_hidden: list[HiddenStates] = []
         self.prompt_logprobs: TokenLogprobs | None = None
         self.output_logprobs: TokenLogprobs | None = None
+        self.pooled: bytes | None = None
 
     @property
     def held(self) -> Lease:
@@ -176,9 +180,11 @@ class Request:
     @property
     def match_limit(self) -> int:
         """How many of its tokens may come from the cache: the last is always computed, and so is what is still to be
-        scored or to be told of.
+        scored or to be told of. Where every state is pooled, none may.
         """
         limit = len(self.tokens) - 1
+        if self.pooling is not None and self.pooling.whole:
+            return 0
         if self.hidden_from >= 0:
             limit = min(limit, self.hidden_from)
         return min(limit, self.scored - 1) if self.scored < self.prompt_len else limit
@@ -234,6 +240,7 @@ class Request:
             self.output_logprobs,
             self._take_hidden() if self.unsent_hidden else None,
             None if self.finish is None else Times(self.started_at, self.first_token_at),
+            self.pooled,
         )
         self.unsent, self.prompt_logprobs, self.output_logprobs = [], None, None
         return reply

@@ -132,7 +132,7 @@ class Scheduler:
         self.budget = budget
         self.eos_ids = frozenset(eos_ids)
         self.policy = policy or Fcfs()
-        self.gates: list[Gate] = [FollowTheLeader(self, ledger.page_size), *gates]
+        self.gates: list[Gate] = [*([FollowTheLeader(self, ledger.page_size)] if ledger.reuse else []), *gates]
         self.drafter = drafter or NoDrafter()
         self.guides = guides or NoGuides()
         self.guided_ahead = guided_ahead  # steps that a guided request may have in flight when it is planned
@@ -206,6 +206,8 @@ class Scheduler:
         prompt, room = len(submit.tokens), self.capacity - len(submit.tokens) + 1
         if prompt == 0:
             raise BadRequest("the prompt is empty", param="input_ids")
+        if self.budget.whole and prompt > self.budget.tokens:
+            raise BadRequest(f"a text of {prompt} tokens is longer than a step of {self.budget.tokens}")
         if room < 1 or (submit.max_new_tokens > room and not submit.may_shorten):
             raise BadRequest(
                 f"the request needs {prompt + submit.max_new_tokens} tokens of KV cache ({prompt} of the prompt and "
@@ -259,7 +261,7 @@ class Scheduler:
 
     def plan(self) -> Plan | None:
         """Decide one step, ahead of the results of those in flight. None where there is nothing to compute now."""
-        generating = sum(r.planned >= len(r.tokens) - 1 for r in self.running)
+        generating = sum(r.max_new > 0 and r.planned >= len(r.tokens) - 1 for r in self.running)
         draft = _Draft(self.step + 1, self.budget.prompt_tokens(generating))
         if self._lingering:
             self._expire_lingering()
@@ -353,7 +355,7 @@ class Scheduler:
     def _add_chunk(self, draft: _Draft, request: Request, left: int, behind: int) -> None:
         """The next piece of a prompt: as much as the step and the pages allow."""
         is_prompt = request.planned < request.catch_up
-        count = min(left, draft.allowance if is_prompt else max(draft.allowance, 1))
+        count = left if self.budget.whole else min(left, draft.allowance if is_prompt else max(draft.allowance, 1))
         if count <= 0:
             return
         lease = request.held
@@ -464,7 +466,7 @@ class Scheduler:
             return
         kept = self.reserve.tokens(self.running)
         for request in list(self.policy.order(self.waiting, self)):
-            if not self._free_slots or draft.allowance <= 0:
+            if not self._free_slots or not self._fits(request, draft):
                 break
             verdict = self._ask_gates(request)
             if isinstance(verdict, Refuse):
@@ -474,6 +476,10 @@ class Scheduler:
                 if not self._open(draft, request, kept):
                     self._short_for = request
                     break
+
+    def _fits(self, request: Request, draft: _Draft) -> bool:
+        """Whether anything of it fits the step; all of it, where requests are computed whole."""
+        return draft.allowance >= (len(request.tokens) if self.budget.whole else 1)
 
     def _begin(self, request: Request) -> bool:
         """Whatever has to come first comes with the prompt. False if that is all that there is to say."""
@@ -522,6 +528,7 @@ class Scheduler:
                 request.wants,
                 request.hidden_from,
                 request.vectors,
+                request.pooling,
             )
         )
         self._note_admission(request)
@@ -602,6 +609,7 @@ class Scheduler:
         told = result.hidden.get(index)
         if told is not None:
             request.add_hidden(told)
+        request.pooled = result.pooled.get(index)
         if was_catching_up:
             known = min(request.shareable, request.catch_up)
             self.ledger.publish(request.held, request.key(known), known)

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ramify.config.head import Head
 from ramify.core.errors import (
     BadRequest,
     HeadersTooLarge,
@@ -32,6 +33,7 @@ from ramify.core.errors import (
     WrongMethod,
 )
 from ramify.core.log import request_id
+from ramify.engine.ask import check_task
 from ramify.server import auth, errors
 from ramify.server.routes import ROUTES, Route
 from ramify.server.sse import disconnected
@@ -152,6 +154,7 @@ class _Endpoint:
         ):
             raise HeadersTooLarge("too many headers, or too long ones")
         auth.check(request, self._route.auth, settings)
+        check_served(self._route, self._state.resolved.model.head)
         if self._route.takes is None:
             return await self._route.handler(request, self._state, None)
         body = await self._body(request, settings.max_body_mib << 20, self._route.takes.optional)
@@ -208,6 +211,24 @@ class _Endpoint:
         if isinstance(told, InternalError) and not isinstance(error, UserError):
             log.error("%s failed", self._route.path, exc_info=error)
         return errors.respond(errors.renamed(told, self._route.names), self._route.openai)
+
+
+def check_served(route: Route, head: Head | None) -> None:
+    """A route is for models of a task; the words say what to serve instead."""
+    task = "generate" if head is None else head.task
+    if task in route.tasks:
+        return
+    check_task(head, pools="generate" not in route.tasks)
+    what = " or ".join(WANTED[wanted] for wanted in route.tasks)
+    raise BadRequest(f"{route.path} needs {what}, and this server has {WANTED[task]}", code="model_cannot")
+
+
+WANTED = {
+    "generate": "a model that generates",
+    "embed": "an embedding model",
+    "classify": "a classifier",
+    "reward": "a reward model",
+}
 
 
 async def _read(request: Request, limit: int) -> bytes:

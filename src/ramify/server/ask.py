@@ -15,29 +15,30 @@ MAX_PRIORITY = 1 << 31
 
 async def tokenize(state: State, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
     """Token ids of each text. What is certainly too long for the context is refused before it costs anything."""
-    tokenizer, longest = state.words(), max(state.resolved.context, 1) * MAX_TOKEN_CHARACTERS
+    tokenizer = state.words()
     for text in texts:
-        if len(text) > longest:
-            raise BadRequest(
-                f"The input ({len(text)} characters) is longer than the model's context length "
-                f"({state.resolved.context} tokens).",
-                code="context_length_exceeded",
-            )
-        _check_text(text)
+        check_text(text, state.resolved.context)
     return await state.off_loop(tokenizer.encode_batch, list(texts), add_special_tokens)
 
 
 MAX_TOKEN_CHARACTERS = 256  # no vocabulary in use has longer tokens, runs of spaces included
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str, context: int) -> str:
+    """Unicode, and not certainly longer than `context` tokens."""
+    if len(text) > max(context, 1) * MAX_TOKEN_CHARACTERS:
+        raise BadRequest(
+            f"The input ({len(text)} characters) is longer than the model's context length ({context} tokens).",
+            code="context_length_exceeded",
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise BadRequest("the text holds half of a surrogate pair, which is not Unicode text") from None
+    return text
 
 
-def split_prompts(given: Any, field: str) -> tuple[list[Any], bool]:
+def split_prompts(given: Any, field: str, most: int = MAX_PROMPTS) -> tuple[list[Any], bool]:
     """Prompts, all texts or all lists of ids, and whether there was a list of them rather than one."""
     if isinstance(given, str):
         return [given], False
@@ -48,8 +49,8 @@ def split_prompts(given: Any, field: str) -> tuple[list[Any], bool]:
         raise BadRequest(f"{field} mixes different kinds of prompts", param=field)
     if kind is int:
         return [given], False
-    if len(given) > MAX_PROMPTS:
-        raise BadRequest(f"at most {MAX_PROMPTS} prompts in one request, got {len(given)}", param=field)
+    if len(given) > most:
+        raise BadRequest(f"at most {most} prompts in one request, got {len(given)}", param=field)
     return given, True
 
 

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from ramify.core.errors import EngineDead, Overloaded, UserError
 from ramify.core.params import SamplingParams
-from ramify.engine.ask import Ask, new_rid
+from ramify.engine.ask import Ask, new_rid, pooling_of
 from ramify.engine.meter import CONTENT_TYPE
 from ramify.server.state import State
 
@@ -38,7 +38,7 @@ async def _answers(state: State, order: str) -> bool:
 
 
 async def health_generate(request: Request, state: State, _: None) -> Response:
-    """200 if a token can really be generated, or generation is paused and the engine's loop answers."""
+    """200 if a token can really be computed, or generation is paused and the engine's loop answers."""
     try:
         state.check_open()
         if not await asyncio.wait_for(asyncio.wrap_future(state.client.order("paused")), TIMEOUT):
@@ -49,8 +49,10 @@ async def health_generate(request: Request, state: State, _: None) -> Response:
 
 
 async def _one_token(state: State) -> None:
-    params = SamplingParams(max_new_tokens=1, temperature=0.0)
-    ask = Ask(tokens=[0], params=params, rid=f"HEALTH_CHECK_{new_rid()}", arrived=time.monotonic())
+    params, head = SamplingParams(max_new_tokens=1, temperature=0.0), state.resolved.model.head
+    pooling = None if head is None else pooling_of(head)
+    rid = f"HEALTH_CHECK_{new_rid()}"
+    ask = Ask(tokens=[0], params=params, rid=rid, arrived=time.monotonic(), pooling=pooling)
     async for news in state.client.stream(ask, text=False):
         if news.finish is not None and news.finish.is_error:
             raise EngineDead(news.finish.message or "the health check failed")

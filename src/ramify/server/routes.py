@@ -11,12 +11,25 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import admin, controls, health, loads, native, openapi, parsing, sessions
-from ramify.server.openai import answers, chat, completions, models, score, tokens
+from ramify.server import admin, controls, encode, health, loads, native, openapi, parsing, sessions
+from ramify.server.openai import (
+    answers,
+    chat,
+    classify,
+    completions,
+    embeddings,
+    models,
+    rerank,
+    score,
+    tokens,
+)
 from ramify.server.state import State
 from ramify.server.takes import Takes
 
 Auth = Literal["open", "user", "admin"]
+Task = Literal["generate", "embed", "classify", "reward"]
+TASKS: tuple[Task, ...] = ("generate", "embed", "classify", "reward")
+POOLED: tuple[Task, ...] = ("embed", "classify", "reward")
 Handler = Callable[[Request, State, Any], Awaitable[Any]]
 
 
@@ -26,8 +39,8 @@ class Route:
 
     `gives` is the type of its answer, `text` the media type of an answer that is not JSON, `streams` the type of an
     event where the answer can be a stream, `query` the JSON types of query parameters, `names` what fields are
-    called here that have other names in the engine. `openai`: errors are nested as
-    OpenAI's. Every body is limited by --max-body-mib, every list in it where it is read.
+    called here that have other names in the engine, `tasks` what the model has to be served for. `openai`: errors are
+    nested as OpenAI's. Every body is limited by --max-body-mib, every list in it where it is read.
     """
 
     methods: tuple[str, ...]
@@ -40,6 +53,7 @@ class Route:
     streams: Any = None
     text: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = TASKS
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,9 +72,19 @@ def _both(path: str, auth: Auth, handler: Handler, takes: Takes | None = None, g
 
 PLAIN = "text/plain"
 LOADS = {"include": "string", "format": "string", "dp_rank": "integer"}
-CHAT: dict[str, Any] = {"gives": answers.ChatCompletion, "streams": answers.ChatChunk, "names": chat.NAMES}
-TEXT: dict[str, Any] = {"gives": answers.TextCompletion, "streams": answers.TextChunk, "names": completions.NAMES}
-GENERATED: dict[str, Any] = {"gives": native.Generated | list[native.Generated], "streams": native.Generated}
+WRITES: dict[str, Any] = {"tasks": ("generate",)}
+CHAT: dict[str, Any] = {**WRITES, "gives": answers.ChatCompletion, "streams": answers.ChatChunk, "names": chat.NAMES}
+TEXT: dict[str, Any] = {
+    **WRITES,
+    "gives": answers.TextCompletion,
+    "streams": answers.TextChunk,
+    "names": completions.NAMES,
+}
+GENERATED: dict[str, Any] = {**WRITES, "gives": native.Generated | list[native.Generated], "streams": native.Generated}
+ENCODED: dict[str, Any] = {"gives": encode.Encoded | list[encode.Encoded], "tasks": POOLED}
+INPUT: dict[str, Any] = {"openai": True, "names": {"input_ids": "input"}}
+EMBEDS: dict[str, Any] = {**INPUT, "gives": answers.EmbeddingList, "tasks": ("embed",)}
+CLASSIFIES: dict[str, Any] = {**INPUT, "gives": answers.ClassList, "tasks": ("classify",)}
 
 ROUTES: tuple[Route, ...] = (
     _get("/", "open", health.hello, text=PLAIN),
@@ -75,13 +99,18 @@ ROUTES: tuple[Route, ...] = (
     _get("/v1/models/{model}", "user", models.get_model, answers.ModelCard, openai=True),
     _post("/v1/completions", "user", completions.create, completions.TAKES, openai=True, **TEXT),
     _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True, **CHAT),
+    _post("/v1/embeddings", "user", embeddings.create, embeddings.TAKES, **EMBEDS),
+    _post("/v1/classify", "user", classify.create, classify.TAKES, **CLASSIFIES),
+    _post("/v1/rerank", "user", rerank.create, rerank.TAKES, list[answers.Ranked], openai=True),
     _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
     _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
     _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
     _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
     _get("/tokenizer_info", "user", tokens.tokenizer_info, answers.TokenizerInfo),
-    _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True),
+    _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True, tasks=("generate", "classify")),
     Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES, **GENERATED),
+    Route(("POST", "PUT"), "/encode", "user", encode.encode, takes=encode.TAKES, **ENCODED),
+    Route(("POST", "PUT"), "/classify", "user", encode.encode, takes=encode.TAKES, **ENCODED),
     _post("/parse_function_call", "user", parsing.parse_function_call, parsing.CALLS, parsing.Calls),
     _post("/separate_reasoning", "user", parsing.separate_reasoning, parsing.REASONING, parsing.Separated),
     _get("/model_info", "user", native.model_info, dict[str, Any]),

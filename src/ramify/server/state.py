@@ -14,6 +14,7 @@ from ramify.config.resolve import Resolved
 from ramify.core.errors import BadRequest, EngineDead, NotFound, Overloaded
 from ramify.engine.client import Client
 from ramify.engine.speech import Speech, speech_of
+from ramify.text.passages import PassageReader
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer
 
@@ -34,6 +35,7 @@ class State:
     sampling_defaults: dict[str, Any]  # of OpenAI's routes
     preferred: dict[str, Any]  # of /generate
     threads: ThreadPoolExecutor
+    reader: PassageReader | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     warned: set[str] = field(default_factory=set)
@@ -46,6 +48,12 @@ class State:
         if self.tokenizer is None:
             raise BadRequest("this server has no tokenizer (--skip-tokenizer-init): send token ids", param="text")
         return self.tokenizer
+
+    def passages(self) -> PassageReader:
+        """Reads texts for a model with a head."""
+        self.words()
+        assert self.reader is not None
+        return self.reader
 
     def check_open(self) -> None:
         """Raises where no request can be taken now."""
@@ -79,4 +87,5 @@ def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) 
     by_model = resolved.settings.server.sampling_defaults == "model"
     defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
     speech = speech_of(resolved, tokenizer)
-    return State(resolved, client, tokenizer, template, speech, defaults, resolved.preferred, threads)
+    reader = None if tokenizer is None else PassageReader(tokenizer, resolved.model.head)
+    return State(resolved, client, tokenizer, template, speech, defaults, resolved.preferred, threads, reader)

@@ -40,6 +40,8 @@ class Tokenizer:
         self.size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self.bos = backend.token_to_id(self.names["bos_token"]) if "bos_token" in self.names else None
+        ends = config.get("add_eos_token") is True and "eos_token" in self.names
+        self.eos_behind = backend.token_to_id(self.names["eos_token"]) if ends else None  # of a text that is embedded
         self.special = frozenset(index for index, token in added.items() if token.special)
         self._table = ByteTable(backend) if is_byte_level(backend) else None
         self._has_pieces = has_pieces(backend)
@@ -128,7 +130,13 @@ def _read_config(folder: Path, chat_template: str | None) -> tuple[dict[str, Any
     """What the folder says of special tokens, and the chat template."""
     file = folder / CONFIG
     config = read_json(file, "a tokenizer config") if file.is_file() else {}
-    return config, _read_template(Path(chat_template)) if chat_template else find_template(folder, config)
+    return config, _read_template(template_file(chat_template)) if chat_template else find_template(folder, config)
+
+
+def template_file(asked: str) -> Path:
+    """What --chat-template names: a template that comes with ramify, or a file."""
+    ours = {path.stem: path for path in Path(__file__).with_name("templates").glob("*.jinja")}
+    return ours.get(asked, Path(asked))
 
 
 def _read_backend(file: Path) -> Backend:

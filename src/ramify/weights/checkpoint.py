@@ -27,11 +27,12 @@ DAMAGED = "Copy or download it again."
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a checkpoint."""
+    """One tensor of a checkpoint; `name` is what its file calls it."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    name: str
 
 
 def list_tensors(folder: Path) -> dict[str, TensorInfo]:
@@ -107,7 +108,7 @@ def _entry(file: Path, name: str, entry: dict[str, Any], data: int) -> TensorInf
         raise StartupError(f"tensor {name} in {file.name}: its byte range does not fit its shape", DAMAGED)
     if last > data:
         raise StartupError(f"{file} is cut off: tensor {name} ends {last - data} bytes behind its end", DAMAGED)
-    return TensorInfo(file, dtype, shape)
+    return TensorInfo(file, dtype, shape, name)
 
 
 def read_tensors(tensors: dict[str, TensorInfo]) -> Iterator[tuple[str, Tensor]]:
@@ -120,4 +121,4 @@ def read_tensors(tensors: dict[str, TensorInfo]) -> Iterator[tuple[str, Tensor]]
     for file, names in by_file.items():
         with safe_open(file, framework="pt") as opened:
             for name in names:
-                yield name, opened.get_tensor(name)
+                yield name, opened.get_tensor(tensors[name].name)

@@ -8,7 +8,7 @@ import msgspec
 
 from ramify.core.finish import Finish
 from ramify.core.params import SamplingParams
-from ramify.wire.plan import HiddenWanted, LogprobsWanted
+from ramify.wire.plan import HiddenWanted, LogprobsWanted, Pooling
 from ramify.wire.result import HiddenStates, TokenLogprobs
 
 
@@ -30,7 +30,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     settled by the API process; where `may_shorten` it was a default and gives way to what the pool can hold.
     `salt` separates prefixes that must not be shared. A reply comes every `stride` tokens, at the end only if 0.
     `notes` are byte strings of feature rooms, by name; each is written and read in its room only. With `vectors` the
-    model reads these and not the tokens, which only hold their places: [prompt, hidden], float32, little-endian.
+    model reads these and not the tokens, which only hold their places: [prompt, hidden], float32, little-endian. With
+    `pooling` nothing is generated, and the last reply has what the model's head gives.
     """
 
     rid: str
@@ -50,6 +51,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     turn: Turn | None = None
     hidden: HiddenWanted | None = None
     vectors: bytes = b""
+    pooling: Pooling | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -82,7 +84,8 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """News of one request: tokens since the last reply, and how it ended if it did.
 
     `origin` is the API worker it goes to. `cached` is how many prompt tokens came from the prefix cache, `preempted`
-    how often the request had to be recomputed. The last reply has the `times`.
+    how often the request had to be recomputed. The last reply has the `times`, and what was `pooled` if that was asked
+    for: float32, little-endian, row by row.
     """
 
     rid: str
@@ -95,6 +98,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     output_logprobs: TokenLogprobs | None = None
     hidden: HiddenStates | None = None
     times: Times | None = None
+    pooled: bytes | None = None
 
 
 class Replies(msgspec.Struct, frozen=True, array_like=True, tag=True):

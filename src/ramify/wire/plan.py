@@ -31,6 +31,18 @@ class HiddenWanted(msgspec.Struct, frozen=True, array_like=True):
     last: bool = False
 
 
+class Pooling(msgspec.Struct, frozen=True, array_like=True):
+    """A request of which no tokens are wanted, but what the model's head makes of it.
+
+    The tokens from `second` on are the second of a pair of texts; -1: there is one text. The first `skip` tokens are
+    read and not pooled. `whole`: no position may come from the cache, because the state of each is wanted.
+    """
+
+    second: int = -1
+    skip: int = 0
+    whole: bool = False
+
+
 class Opened(msgspec.Struct, frozen=True, array_like=True):
     """A request's first sight of a slot, or its return after a preemption.
 
@@ -50,6 +62,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     logprobs: LogprobsWanted | None = None
     hidden_from: int = -1
     vectors: bytes = b""
+    pooling: Pooling | None = None
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -48,7 +48,8 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
 
     `tokens[i]` are the tokens row i yielded: none, one, or the accepted drafts and one more. `faults` names rows that
     went wrong on their own (NaN logits): such a row ends, the others do not notice. `hidden` are states that were asked
-    for, by row; of a row with drafts those of the rejected ones too.
+    for, by row; of a row with drafts those of the rejected ones too. `pooled` is what the head gave, by row, for those
+    that reached the end of a text.
     """
 
     step: int
@@ -57,3 +58,4 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
     done_copies: list[int]
     faults: dict[int, str]
     hidden: dict[int, HiddenStates] = {}
+    pooled: dict[int, bytes] = {}

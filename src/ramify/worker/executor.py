@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -12,7 +12,18 @@ from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
 from ramify.worker.profile import StepProfiler
-from ramify.worker.runner import Forwarded, Runner
+
+
+class StepRunner(Protocol):
+    """Who computes a step: `worker.runner.Runner`, or `worker.encode.EncoderRunner`."""
+
+    def forward(self, plan: Plan) -> Any:
+        """All but the sampling; what it returns is for `sample`."""
+
+    def sample(self, forwarded: Any, masks: Masks | None = None) -> StepResult: ...
+
+    def close_slots(self, plan: Plan) -> None:
+        """Only what the plan gives up."""
 
 
 class StepSkippedError(Exception):
@@ -33,11 +44,11 @@ class ThreadExecutor:
     `prepare` runs first on that thread: thread counts and inference mode belong to a thread in torch.
     """
 
-    def __init__(self, runner: Runner, prepare: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, runner: StepRunner, prepare: Callable[[], None] = lambda: None) -> None:
         self._runner = runner
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ramify-steps", initializer=prepare)
         self.profiler = StepProfiler(self._pool.submit)
-        self._launched: dict[int, Future[Forwarded]] = {}
+        self._launched: dict[int, Future[Any]] = {}
         self._waiting: list[Future[StepResult]] = []
         self._failed = False  # a forward pass raised, and nobody has drained since
 
@@ -63,7 +74,7 @@ class ThreadExecutor:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.profiler.close()
 
-    def _forward(self, plan: Plan) -> Forwarded:
+    def _forward(self, plan: Plan) -> Any:
         """What was queued behind a pass that raised must not run: slots it relies on may lack pages and tokens that the
         failed plan had for them, and it would write through page tables of former tenants.
         """
@@ -77,7 +88,7 @@ class ThreadExecutor:
                 self._failed = True
                 raise
 
-    def _sample(self, forwarded: Future[Forwarded], masks: Masks | None) -> StepResult:
+    def _sample(self, forwarded: Future[Any], masks: Masks | None) -> StepResult:
         with torch.inference_mode(), self.profiler.sample():
             result = self._runner.sample(forwarded.result(), masks)
         self.profiler.stepped()

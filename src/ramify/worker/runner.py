@@ -21,6 +21,7 @@ from ramify.wire.plan import Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import make_batch
+from ramify.worker.pooling import NoPooler, Pooler, as_bytes, not_finite
 from ramify.worker.slots import Slots
 
 Hidden = tuple[int, Tensor]  # from which position on, [P, D]
@@ -37,6 +38,7 @@ class Forwarded:
     prompt: dict[int, TokenLogprobs]
     hidden: dict[int, Hidden] = field(default_factory=dict)
     silent: dict[int, Tensor] = field(default_factory=dict)  # last hidden state of rows that do not sample
+    pooled: dict[int, Tensor] = field(default_factory=dict)  # what the model's head gave, by row
 
 
 class Runner:
@@ -50,9 +52,11 @@ class Runner:
         attention: AttentionBackend,
         kernels: Kernels,
         recorder: Recorder | None = None,
+        pooler: Pooler | None = None,
     ) -> None:
         self.model = model
         self._hidden = Forward(model, attention, recorder, slots.tables.shape[1])
+        self._pooler = pooler or NoPooler()
         self._kernels = kernels
         self.pool = pool
         self.slots = slots
@@ -72,13 +76,16 @@ class Runner:
         hidden_TD = self._hidden(batch)
         silent = {i: hidden_TD[batch.starts[i] + row.count - 1] for i, row in enumerate(plan.rows) if not row.sample}
         logits_SV, prompts = self._logits(plan, batch, hidden_TD), self._score_prompts(plan, batch, hidden_TD)
-        return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD), silent)
+        ends = zip(plan.rows, batch.starts, batch.lengths, strict=True)
+        pooled = self._pooler.step(plan, [(start, end - row.count) for row, start, end in ends], hidden_TD)
+        return Forwarded(plan, batch, logits_SV, prompts, self._asked_for(plan, batch, hidden_TD), silent, pooled)
 
     def _apply(self, plan: Plan) -> None:
         """Slots and pages, before anything of this step is written."""
         self.close_slots(plan)
         for new in plan.opened:
             self.slots.open(new)
+            self._pooler.open(new)
         for grant in plan.grants:
             self.slots.grant(grant)
         if plan.copies:
@@ -97,6 +104,7 @@ class Runner:
             if pages:
                 self.pool.wipe(pages, held.broken_from % self.slots.page_size)
         self.slots.close(slot)
+        self._pooler.close(slot)
 
     def _write_known(self, row: Row) -> None:
         """What the host gives stands behind the last token of the slot; guesses follow until they are verified."""
@@ -157,6 +165,7 @@ class Runner:
         tokens: list[list[int]] = [[] for _ in plan.rows]
         logprobs = {index: RowLogprobs(prompt=found) for index, found in forwarded.prompt.items()}
         faults = self._broken_chunks(forwarded.silent, plan, batch)
+        faults |= dict.fromkeys(not_finite(forwarded.pooled), NOT_FINITE)
         if forwarded.logits_SV is not None:
             self._sample(plan, batch, forwarded.logits_SV, masks, tokens, logprobs, faults)
         ends = [
@@ -164,7 +173,7 @@ class Runner:
             for row, end, given in zip(plan.rows, batch.lengths, tokens, strict=True)
         ]
         self.slots.lengths[[row.slot for row in plan.rows]] = torch.tensor(ends)
-        return StepResult(plan.step, tokens, logprobs, tickets, faults, hidden)
+        return StepResult(plan.step, tokens, logprobs, tickets, faults, hidden, as_bytes(forwarded.pooled))
 
     def _broken_chunks(self, silent: dict[int, Tensor], plan: Plan, batch: Batch) -> dict[int, str]:
         """Pieces of prompts that went wrong. A piece that is right is published at once, so each has to be looked at.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ramify.config.stored import GROUP
+from ramify.ops.cpu.encoding import CompiledEncoding
 from ramify.ops.cpu.record import Functions
 from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
 TYPES = (torch.float32, torch.bfloat16)
+POOLS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # of what may stand in pages, their numbers
 
 
 def _is_bf16(tensor: Tensor) -> int:
@@ -37,12 +42,39 @@ class Compiled:
         self._library.ramify_pack(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
         return packed
 
+    def pack_int8(self, weight_ED: Tensor) -> Tensor:
+        """Panels of int8, each with its scales and sums before it: see csrc/int8.inc."""
+        outputs, inputs = weight_ED.shape
+        packed = torch.empty(-(-outputs // PANEL) * PANEL * (8 + -(-inputs // 4) * 4), dtype=torch.int8)
+        weight = weight_ED.contiguous()
+        self._library.ramify_pack_int8(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        return packed
+
     def linear(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+        return self._linear(self._library.ramify_linear, x_TD, packed, outputs, bias_E)
+
+    def linear_int8(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+        return self._linear(self._library.ramify_linear_int8, x_TD, packed, outputs, bias_E)
+
+    def pack_int4(self, weight_ED: Tensor) -> Tensor:
+        """Panels of groups, each with its scales before it: see csrc/int4.inc."""
+        outputs, inputs = weight_ED.shape
+        packed = torch.empty(-(-outputs // PANEL) * PANEL * -(-inputs // GROUP) * (GROUP // 2 + 2), dtype=torch.uint8)
+        weight = weight_ED.contiguous()
+        self._library.ramify_pack_int4(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        return packed
+
+    def linear_int4(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+        return self._linear(self._library.ramify_linear_int4, x_TD, packed, outputs, bias_E)
+
+    def _linear(
+        self, compute: Callable[..., None], x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None
+    ) -> Tensor:
         if x_TD.stride(1) != 1:
             x_TD = x_TD.contiguous()
         rows, inputs = x_TD.shape
         y_TE = torch.empty(rows, outputs, dtype=x_TD.dtype)
-        self._library.ramify_linear(
+        compute(
             _is_bf16(x_TD),
             x_TD.data_ptr(),
             packed.data_ptr(),
@@ -63,6 +95,12 @@ class Compiled:
         self._library.ramify_embed(
             _is_bf16(packed), tokens_T.data_ptr(), count, packed.data_ptr(), inputs, y_TD.data_ptr()
         )
+        return y_TD
+
+    def embed_int8(self, tokens_T: Tensor, packed: Tensor, inputs: int) -> Tensor:
+        tokens_T = tokens_T.to(torch.int64).contiguous()
+        y_TD = torch.empty(len(tokens_T), inputs, dtype=torch.float32)
+        self._library.ramify_embed_int8(tokens_T.data_ptr(), len(tokens_T), packed.data_ptr(), inputs, y_TD.data_ptr())
         return y_TD
 
     # -- tokens by themselves ------------------------------------------------------------------------------------------
@@ -113,13 +151,15 @@ class Compiled:
         v_pool_PKSC: Tensor,
         write_at_T: Tensor,
     ) -> Tensor:
-        _, kv_heads, page_size, size = k_pool_PKSC.shape
+        _, kv_heads, page_size, _ = k_pool_PKSC.shape
+        size = qkv_TE.shape[1] // (heads + 2 * kv_heads)
         qkv_TE, write_at_T = qkv_TE.contiguous(), write_at_T.contiguous()
         cos, sin = cos_TR.float().contiguous(), sin_TR.float().contiguous()
         tokens = qkv_TE.shape[0]
         q_THC = torch.empty(tokens, heads, size, dtype=qkv_TE.dtype)
         self._library.ramify_qkv_rope(
             _is_bf16(qkv_TE),
+            POOLS[k_pool_PKSC.dtype],
             qkv_TE.data_ptr(),
             _pointer(q_norm_C),
             _pointer(k_norm_C),
@@ -183,7 +223,7 @@ class Compiled:
 
 
 def compiled_kernels(library: Functions) -> Kernels:
-    made = Compiled(library)
+    made, encoding = Compiled(library), CompiledEncoding(library)
     return Kernels(
         rms_norm=made.rms_norm,
         add_rms_norm=made.add_rms_norm,
@@ -191,5 +231,13 @@ def compiled_kernels(library: Functions) -> Kernels:
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
         uniform=made.uniform,
+        layer_norm=encoding.layer_norm,
+        add_layer_norm=encoding.add_layer_norm,
+        gelu=encoding.gelu,
+        gelu_mul=encoding.gelu_mul,
+        rotate_qk=encoding.rotate_qk,
+        attend_texts=encoding.attend_texts,
         packing=Packing(made.pack, made.linear, made.embed),
+        w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8),
+        int4=Packing(made.pack_int4, made.linear_int4),
     )

@@ -15,20 +15,30 @@ log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
 VERSION = 4
-ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512
+ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512, avx512vnni
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_threads": (FLAG,),
     "ramify_pack": (FLAG, POINTER, INT, INT, POINTER),
     "ramify_linear": (FLAG, *[POINTER] * 4, *[INT] * 5),
+    "ramify_pack_int8": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_linear_int8": (FLAG, *[POINTER] * 4, *[INT] * 5),
+    "ramify_pack_int4": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_linear_int4": (FLAG, *[POINTER] * 4, *[INT] * 5),
+    "ramify_embed_int8": (POINTER, INT, POINTER, INT, POINTER),
     "ramify_embed": (FLAG, POINTER, INT, POINTER, INT, POINTER),
     "ramify_norm": (FLAG, *[POINTER] * 3, FLOAT, INT, INT, POINTER, POINTER),
     "ramify_silu_mul": (FLAG, POINTER, INT, INT, POINTER),
-    "ramify_qkv_rope": (FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
+    "ramify_qkv_rope": (FLAG, FLAG, *[POINTER] * 9, FLOAT, *[INT] * 5),
     "ramify_uniform": (*[POINTER] * 3, INT, INT, POINTER),
     "ramify_sample": (*[POINTER] * 9, INT, INT),
-    "ramify_attention": (FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
+    "ramify_attention": (FLAG, FLAG, *[POINTER] * 8, FLOAT, *[INT] * 6),
+    "ramify_layer_norm": (FLAG, *[POINTER] * 4, FLOAT, INT, INT, POINTER, POINTER),
+    "ramify_gelu": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_gelu_mul": (FLAG, POINTER, INT, INT, POINTER),
+    "ramify_rotate_qk": (FLAG, *[POINTER] * 3, *[INT] * 3),
+    "ramify_texts": (FLAG, *[POINTER] * 4, FLOAT, *[INT] * 4),
 }
 
 
@@ -55,6 +65,6 @@ def load() -> ctypes.CDLL | None:
 
 
 def instruction_set() -> str | None:
-    """What the kernels use of this machine: avx512, avx2 or generic. None: there are none."""
+    """What the kernels use of this machine: avx512vnni, avx512, avx2 or generic. None: there are none."""
     library = load()
     return None if library is None else str(library.ramify_isa().decode())

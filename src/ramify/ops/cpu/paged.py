@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.cpu.compiled import POOLS
 from ramify.ops.cpu.record import Functions
 
 WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
@@ -62,9 +63,10 @@ class PagedAttention:
         assert self._library is not None
         q_THC = q_THC.contiguous()
         out_THC = torch.empty_like(q_THC)
-        _, kv_heads, page_size, size = k_pool_PKSC.shape
+        _, kv_heads, page_size, _ = k_pool_PKSC.shape
         self._library.ramify_attention(
             int(q_THC.dtype is torch.bfloat16),
+            POOLS[k_pool_PKSC.dtype],
             q_THC.data_ptr(),
             k_pool_PKSC.data_ptr(),
             v_pool_PKSC.data_ptr(),
@@ -78,7 +80,7 @@ class PagedAttention:
             meta.tables.stride(0),
             q_THC.shape[1],
             kv_heads,
-            size,
+            q_THC.shape[2],
             page_size,
         )
         return out_THC

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.reference.int8 import from_pool
 
 GATHER_TOGETHER = 4096  # key positions of a group of rows that are attended together
 QUERY_BLOCK = 256
@@ -102,9 +103,9 @@ class SdpaAttention:
     def _attend_group(
         self, q_THC: Tensor, k_pool: Tensor, v_pool: Tensor, group: _Group, scale: float, out: Tensor
     ) -> None:
-        rows, kv_heads, size = len(group.queries), k_pool.shape[1], k_pool.shape[3]
+        rows, kv_heads, size = len(group.queries), k_pool.shape[1], q_THC.shape[2]
         q = q_THC[group.queries].view(rows, kv_heads, -1, size)
-        k, v = (_gather(pool, group.tables, group.length) for pool in (k_pool, v_pool))
+        k, v = (_gather(pool, group.tables, group.length, q) for pool in (k_pool, v_pool))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, scale=scale)
         out[group.queries] = attended.reshape(rows, -1, size)
 
@@ -114,7 +115,7 @@ class SdpaAttention:
         heads, size = q_THC.shape[1:]
         kv_heads = k_pool.shape[1]
         group = heads // kv_heads
-        k, v = (_gather(pool, chunk.pages[None].long(), chunk.length) for pool in (k_pool, v_pool))
+        k, v = (_gather(pool, chunk.pages[None].long(), chunk.length, q_THC) for pool in (k_pool, v_pool))
         for first in range(0, chunk.count, QUERY_BLOCK):
             count = min(QUERY_BLOCK, chunk.count - first)
             seen = chunk.length - chunk.count + first + count  # positions up to the last query of the block
@@ -131,7 +132,7 @@ def _pages(lengths: list[int], page_size: int) -> list[int]:
     return [-(-length // page_size) for length in lengths]
 
 
-def _gather(pool_PKSC: Tensor, tables: Tensor, length: int) -> Tensor:
-    """Pages of several rows as [rows, K, length, C]."""
-    rows, kv_heads, size = tables.shape[0], pool_PKSC.shape[1], pool_PKSC.shape[3]
-    return pool_PKSC[tables].transpose(1, 2).reshape(rows, kv_heads, -1, size)[:, :, :length]
+def _gather(pool_PKSC: Tensor, tables: Tensor, length: int, like: Tensor) -> Tensor:
+    """Pages of several rows as [rows, K, length, C], of the type and head size of the queries `like`."""
+    rows = pool_PKSC[tables].transpose(1, 2).flatten(2, 3)[:, :, :length]
+    return from_pool(rows, like.shape[-1], like.dtype)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged
+from ramify.ops.reference.int8 import from_pool
 
 
-def gather(pool_PKSC: Tensor, pages: Tensor, length: int) -> Tensor:
-    """The first `length` positions of a page table as [K, length, C]."""
-    heads, size = pool_PKSC.shape[1], pool_PKSC.shape[3]
-    return pool_PKSC[pages].transpose(0, 1).reshape(heads, -1, size)[:, :length]
+def gather(pool_PKSC: Tensor, pages: Tensor, length: int, size: int) -> Tensor:
+    """The first `length` positions of a page table as float32 [K, length, C], C being `size`."""
+    rows = pool_PKSC[pages].transpose(0, 1).flatten(1, 2)[:, :length]
+    return from_pool(rows, size, torch.float32)
 
 
 class ReferenceAttention:
@@ -36,7 +37,7 @@ class ReferenceAttention:
         for row in range(len(meta.counts)):
             first, count, length = meta.starts[row], meta.counts[row], meta.lengths[row]
             pages = meta.tables[row, : -(-length // k_pool_PKSC.shape[2])]
-            k, v = (gather(pool, pages, length) for pool in (k_pool_PKSC, v_pool_PKSC))
+            k, v = (gather(pool, pages, length, q_THC.shape[2]) for pool in (k_pool_PKSC, v_pool_PKSC))
             q = q_THC[first : first + count].transpose(0, 1)
             out[first : first + count] = attend(q, k, v, scale).transpose(0, 1)
         return out

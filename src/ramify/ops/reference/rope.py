@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ramify.ops.reference import int8
 from ramify.ops.reference.basic import rms_norm
 
 
@@ -16,9 +17,10 @@ def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
 
 
 def store(x_TKC: Tensor, pool_PKSC: Tensor, write_at_T: Tensor) -> None:
-    """Write each token's heads to its slot."""
+    """Write each token's heads to its slot, in the type of the pool."""
     size = pool_PKSC.shape[2]
-    pool_PKSC[write_at_T // size, :, write_at_T % size] = x_TKC
+    rows = int8.store(x_TKC) if pool_PKSC.dtype is torch.int8 else x_TKC.to(pool_PKSC.dtype)
+    pool_PKSC[write_at_T // size, :, write_at_T % size] = rows
 
 
 def qkv_rope_store(
@@ -33,7 +35,8 @@ def qkv_rope_store(
     v_pool_PKSC: Tensor,
     write_at_T: Tensor,
 ) -> Tensor:
-    kv_heads, size = k_pool_PKSC.shape[1], k_pool_PKSC.shape[3]
+    kv_heads = k_pool_PKSC.shape[1]
+    size = qkv_TE.shape[1] // (heads + 2 * kv_heads)
     q, k, v = (part.unflatten(-1, (-1, size)) for part in qkv_TE.split([heads * size, *[kv_heads * size] * 2], dim=-1))
     if q_norm_C is not None and k_norm_C is not None:
         q, k = rms_norm(q, q_norm_C, eps), rms_norm(k, k_norm_C, eps)

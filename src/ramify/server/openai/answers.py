@@ -251,6 +251,55 @@ class Scores(msgspec.Struct, kw_only=True):
     token_logprobs: list[list[float]] | UnsetType = UNSET
 
 
+class PromptUsage(msgspec.Struct):
+    """Tokens read, where none are written."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(msgspec.Struct, kw_only=True):
+    """Numbers, or in base64 their bytes: float32, little-endian."""
+
+    object: Literal["embedding"] = "embedding"
+    embedding: list[float] | str
+    index: int
+
+
+class EmbeddingList(msgspec.Struct, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: PromptUsage
+
+
+class ClassData(msgspec.Struct, kw_only=True):
+    """The most probable class, and the probabilities of all."""
+
+    index: int
+    label: str
+    probs: list[float]
+    num_classes: int
+
+
+class ClassList(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[ClassData]
+    usage: PromptUsage
+
+
+class Ranked(msgspec.Struct, kw_only=True):
+    """A document by its place in the request; the best comes first."""
+
+    score: float
+    document: str | None
+    index: int
+    meta_info: dict[str, Any]
+
+
 class Problem(msgspec.Struct):
     message: str
     type: str

@@ -14,19 +14,25 @@ from ramify.core.errors import BadRequest
 from ramify.core.params import SamplingParams
 from ramify.engine.ask import MAX_IDS, Ask, check_ids, new_rid
 from ramify.engine.generation import Generation
+from ramify.engine.pooled import rows_of, softmax
+from ramify.server import pooled
 from ramify.server.ask import MAX_PROMPTS, tokenize
 from ramify.server.feed import collect
 from ramify.server.openai.answers import Scores, Usage
 from ramify.server.openai.common import in_json
+from ramify.server.pooled import PoolingFields
 from ramify.server.sse import as_json
 from ramify.server.state import State
 from ramify.server.takes import Takes
+from ramify.text.passages import Passage
 
 
 class ScoreRequest(msgspec.Struct, kw_only=True):
-    """The body of `/v1/score`. Each prompt is the query followed by an item, or the other way round."""
+    """The body of `/v1/score`. Each prompt is the query followed by an item, or the other way round. A model that
+    generates is asked about `label_token_ids`, a classifier about all its classes.
+    """
 
-    label_token_ids: list[int]
+    label_token_ids: list[int] | None = None
     query: str | list[int] = ""
     items: str | list[str | list[int]]
     apply_softmax: bool = False
@@ -50,9 +56,15 @@ TAKES = Takes(
 
 
 async def score(request: Request, state: State, asked: ScoreRequest) -> Response:
-    """Probabilities of a few tokens as the next one, after a query and each of some items."""
+    """Probabilities of a few tokens as the next one, after a query and each of some items; of a classifier the logits
+    of its classes, or their probabilities with `apply_softmax`.
+    """
     state.check_open()
     state.check_model(asked.model)
+    if state.resolved.model.head is not None:
+        return await _classes(state, asked)
+    if asked.label_token_ids is None:
+        raise BadRequest("label_token_ids is required", param="label_token_ids", code="missing_required_parameter")
     if not asked.temperature > 0:
         raise BadRequest("temperature should be above 0", param="temperature")
     drawn = {"max_new_tokens": 1, "temperature": asked.temperature, "ignore_eos": True}
@@ -75,6 +87,18 @@ async def score(request: Request, state: State, asked: ScoreRequest) -> Response
     return as_json(answer)
 
 
+async def _classes(state: State, asked: ScoreRequest) -> Response:
+    for field in ("label_token_ids", "return_token_logprobs"):
+        if getattr(asked, field):
+            raise BadRequest(f"{field} is for models that generate: a classifier scores its classes", param=field)
+    fields = PoolingFields()
+    passages = [Passage(tokens) for tokens in await _prompts(state, asked)]
+    generations = await pooled.pool(state, passages, True, fields)
+    rows = [rows_of(generation, pooled.head_of(state))[0].tolist() for generation in generations]
+    scores = [softmax(row) for row in rows] if asked.apply_softmax else rows
+    return as_json(Scores(model=state.resolved.served_name, scores=scores, usage=_usage(generations)))
+
+
 async def _prompts(state: State, asked: ScoreRequest) -> list[list[int]]:
     """Texts are joined as texts, so that what is written together is tokenized together."""
     items = [asked.items] if isinstance(asked.items, str) else asked.items
@@ -95,7 +119,7 @@ def _ask(asked: ScoreRequest, params: SamplingParams, tokens: list[int], rid: st
         params=params,
         rid=rid,
         return_logprob=True,
-        token_ids_logprob=asked.label_token_ids,
+        token_ids_logprob=asked.label_token_ids or (),
         arrived=time.monotonic(),
     )
 

@@ -24,7 +24,7 @@ struct QkvRope {
     const float* sin;
     const int64_t* write_at;         // [tokens]: page * page_size + offset
     void* q;                         // [tokens, heads, size]
-    void* k_pool;                    // [pages, kv_heads, page_size, size]
+    void* k_pool;                    // [pages, kv_heads, page_size, size], or int8 rows with their scales
     void* v_pool;
     float eps;
     int64_t tokens, heads, kv_heads, size, page_size;
@@ -41,6 +41,15 @@ struct Attention {
     const int32_t* lengths;  // [rows]: its positions
     float scale;
     int64_t rows, table_stride, heads, kv_heads, size, page_size;
+};
+
+struct Texts {
+    const void* qkv;        // [tokens, 3 heads size]
+    void* out;              // [tokens, heads, size]
+    const int32_t* starts;  // [texts]: first token of a text
+    const int32_t* counts;  // [texts]: its tokens
+    float scale;
+    int64_t texts, heads, size, window;  // a window of 0 is none
 };
 
 struct Sampling {
@@ -70,11 +79,31 @@ struct Table {
                       int64_t size, uint16_t* y, uint16_t* total);
     void (*silu_mul_f32)(const float* x, int64_t rows, int64_t size, float* y);
     void (*silu_mul_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
-    void (*qkv_rope_f32)(const QkvRope&);
-    void (*qkv_rope_bf16)(const QkvRope&);
-    void (*attention_f32)(const Attention&);
-    void (*attention_bf16)(const Attention&);
+    void (*qkv_rope[2][3])(const QkvRope&);  // by type of the tensors, then of the pools: f32, bf16, int8
+    void (*attention[2][3])(const Attention&);
     void (*sampling)(const Sampling&);
+    void (*layer_norm_f32)(const float* x, const float* residual, const float* weight, const float* bias, float eps,
+                           int64_t rows, int64_t size, float* y, float* total);
+    void (*layer_norm_bf16)(const uint16_t* x, const uint16_t* residual, const uint16_t* weight, const uint16_t* bias,
+                            float eps, int64_t rows, int64_t size, uint16_t* y, uint16_t* total);
+    void (*gelu_f32)(const float* x, int64_t rows, int64_t size, float* y);
+    void (*gelu_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
+    void (*gelu_mul_f32)(const float* x, int64_t rows, int64_t size, float* y);
+    void (*gelu_mul_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
+    void (*rotate_qk_f32)(float* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t size);
+    void (*rotate_qk_bf16)(uint16_t* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
+                           int64_t size);
+    void (*texts_f32)(const Texts&);
+    void (*texts_bf16)(const Texts&);
+    void (*pack_int8_f32)(const float* weight, int64_t outputs, int64_t inputs, int8_t* packed);
+    void (*pack_int8_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, int8_t* packed);
+    void (*linear_int8_f32)(const Linear&);
+    void (*linear_int8_bf16)(const Linear&);
+    void (*embed_int8)(const int64_t* tokens, int64_t count, const int8_t* packed, int64_t inputs, float* y);
+    void (*pack_int4_f32)(const float* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
+    void (*pack_int4_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
+    void (*linear_int4_f32)(const Linear&);
+    void (*linear_int4_bf16)(const Linear&);
 };
 
 }  // namespace ramify

@@ -17,6 +17,9 @@ extern const Table table;
 namespace avx512 {
 extern const Table table;
 }
+namespace avx512vnni {
+extern const Table table;
+}
 #endif
 
 namespace {
@@ -27,14 +30,16 @@ const Table* choose(const char* most) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512 && !std::strcmp(most, "avx512")) return &avx512::table;
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (vnni && !std::strcmp(most, "avx512vnni")) return &avx512vnni::table;
+    if (avx512 && !std::strncmp(most, "avx512", 6)) return &avx512::table;
     if (avx2 && std::strcmp(most, "generic")) return &avx2::table;
 #endif
     (void)most;
     return &generic::table;
 }
 
-const Table* chosen = choose("avx512");
+const Table* chosen = choose("avx512vnni");
 
 }  // namespace
 }  // namespace ramify
@@ -72,6 +77,38 @@ void ramify_embed(int bf16, const int64_t* tokens, int64_t count, const void* pa
         chosen->embed_f32(tokens, count, (const float*)packed, inputs, (float*)y);
 }
 
+// The same with weights in int8; `packed` is bytes.
+void ramify_pack_int8(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
+    if (bf16)
+        chosen->pack_int8_bf16((const uint16_t*)weight, outputs, inputs, (int8_t*)packed);
+    else
+        chosen->pack_int8_f32((const float*)weight, outputs, inputs, (int8_t*)packed);
+}
+
+void ramify_linear_int8(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows,
+                        int64_t inputs, int64_t outputs, int64_t x_stride, int64_t y_stride) {
+    const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
+    bf16 ? chosen->linear_int8_bf16(l) : chosen->linear_int8_f32(l);
+}
+
+void ramify_embed_int8(const int64_t* tokens, int64_t count, const void* packed, int64_t inputs, float* y) {
+    chosen->embed_int8(tokens, count, (const int8_t*)packed, inputs, y);
+}
+
+// And in four bits.
+void ramify_pack_int4(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
+    if (bf16)
+        chosen->pack_int4_bf16((const uint16_t*)weight, outputs, inputs, (uint8_t*)packed);
+    else
+        chosen->pack_int4_f32((const float*)weight, outputs, inputs, (uint8_t*)packed);
+}
+
+void ramify_linear_int4(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows,
+                        int64_t inputs, int64_t outputs, int64_t x_stride, int64_t y_stride) {
+    const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
+    bf16 ? chosen->linear_int4_bf16(l) : chosen->linear_int4_f32(l);
+}
+
 void ramify_norm(int bf16, const void* x, const void* residual, const void* weight, float eps, int64_t rows,
                  int64_t size, void* y, void* total) {
     if (bf16)
@@ -89,20 +126,21 @@ void ramify_silu_mul(int bf16, const void* x, int64_t rows, int64_t size, void* 
         chosen->silu_mul_f32((const float*)x, rows, size, (float*)y);
 }
 
-void ramify_qkv_rope(int bf16, const void* qkv, const void* q_norm, const void* k_norm, const float* cos,
+// `pool`: the type of what is in pages, 0 float, 1 bfloat16, 2 int8.
+void ramify_qkv_rope(int bf16, int pool, const void* qkv, const void* q_norm, const void* k_norm, const float* cos,
                      const float* sin, const int64_t* write_at, void* q, void* k_pool, void* v_pool, float eps,
                      int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
     const QkvRope a = {qkv, q_norm, k_norm, cos,   sin,      write_at, q,        k_pool,
                        v_pool, eps, tokens, heads, kv_heads, size,     page_size};
-    bf16 ? chosen->qkv_rope_bf16(a) : chosen->qkv_rope_f32(a);
+    chosen->qkv_rope[bf16][pool](a);
 }
 
-void ramify_attention(int bf16, const void* q, const void* k_pool, const void* v_pool, void* out, const int32_t* tables,
-                      const int32_t* starts, const int32_t* counts, const int32_t* lengths, float scale, int64_t rows,
+void ramify_attention(int bf16, int pool, const void* q, const void* k_pool, const void* v_pool, void* out,
+                      const int32_t* tables, const int32_t* starts, const int32_t* counts, const int32_t* lengths, float scale, int64_t rows,
                       int64_t table_stride, int64_t heads, int64_t kv_heads, int64_t size, int64_t page_size) {
     const Attention a = {q,       k_pool, v_pool, out,          tables, starts,   counts, lengths,
                          scale,   rows,   table_stride, heads,  kv_heads, size,   page_size};
-    bf16 ? chosen->attention_bf16(a) : chosen->attention_f32(a);
+    chosen->attention[bf16][pool](a);
 }
 
 void ramify_sample(const float* logits, const float* temperature, const float* top_p, const float* min_p,
@@ -130,6 +168,44 @@ void ramify_uniform(const int64_t* seeds, const int64_t* choices, const int64_t*
     }
 }
 
+void ramify_layer_norm(int bf16, const void* x, const void* residual, const void* weight, const void* bias, float eps,
+                       int64_t rows, int64_t size, void* y, void* total) {
+    if (bf16)
+        chosen->layer_norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight,
+                                (const uint16_t*)bias, eps, rows, size, (uint16_t*)y, (uint16_t*)total);
+    else
+        chosen->layer_norm_f32((const float*)x, (const float*)residual, (const float*)weight, (const float*)bias, eps,
+                               rows, size, (float*)y, (float*)total);
+}
+
+void ramify_gelu(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
+    if (bf16)
+        chosen->gelu_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
+    else
+        chosen->gelu_f32((const float*)x, rows, size, (float*)y);
+}
+
+void ramify_gelu_mul(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
+    if (bf16)
+        chosen->gelu_mul_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
+    else
+        chosen->gelu_mul_f32((const float*)x, rows, size, (float*)y);
+}
+
+void ramify_rotate_qk(int bf16, void* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
+                      int64_t size) {
+    if (bf16)
+        chosen->rotate_qk_bf16((uint16_t*)qkv, cos, sin, tokens, heads, size);
+    else
+        chosen->rotate_qk_f32((float*)qkv, cos, sin, tokens, heads, size);
+}
+
+void ramify_texts(int bf16, const void* qkv, void* out, const int32_t* starts, const int32_t* counts, float scale,
+                  int64_t texts, int64_t heads, int64_t size, int64_t window) {
+    const Texts a = {qkv, out, starts, counts, scale, texts, heads, size, window};
+    bf16 ? chosen->texts_bf16(a) : chosen->texts_f32(a);
+}
+
 }  // extern "C"
 
 namespace {
@@ -139,6 +215,8 @@ const Replayable replayable[] = {
 #define REPLAYABLE(name) {#name, Unpack<name>::call}
     REPLAYABLE(ramify_linear),    REPLAYABLE(ramify_embed),     REPLAYABLE(ramify_norm),
     REPLAYABLE(ramify_silu_mul),  REPLAYABLE(ramify_qkv_rope),  REPLAYABLE(ramify_attention),
+    REPLAYABLE(ramify_layer_norm), REPLAYABLE(ramify_linear_int8), REPLAYABLE(ramify_embed_int8),
+    REPLAYABLE(ramify_linear_int4),
 #undef REPLAYABLE
 };
 

@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "api.h"
+#include "integers.h"
 #include "pool.h"
 #include "simd.h"
 
@@ -10,9 +11,12 @@ namespace ramify {
 namespace RAMIFY_ISA {
 namespace {
 #include "linear.inc"
+#include "int8.inc"
+#include "int4.inc"
 #include "rows.inc"
 #include "attention.inc"
 #include "sample.inc"
+#include "encode.inc"
 }  // namespace
 
 #define TEXT_(x) #x
@@ -30,11 +34,30 @@ const Table table = {
     norm<uint16_t>,
     silu_mul<float>,
     silu_mul<uint16_t>,
-    qkv_rope<float>,
-    qkv_rope<uint16_t>,
-    attention<float>,
-    attention<uint16_t>,
+    {{qkv_rope<float, float>, qkv_rope<float, uint16_t>, qkv_rope<float, int8_t>},
+     {qkv_rope<uint16_t, float>, qkv_rope<uint16_t, uint16_t>, qkv_rope<uint16_t, int8_t>}},
+    {{attention<float, float>, attention<float, uint16_t>, attention<float, int8_t>},
+     {attention<uint16_t, float>, attention<uint16_t, uint16_t>, attention<uint16_t, int8_t>}},
     sampling,
+    layer_norm<float>,
+    layer_norm<uint16_t>,
+    gelu<float>,
+    gelu<uint16_t>,
+    gelu_mul<float>,
+    gelu_mul<uint16_t>,
+    rotate_qk<float>,
+    rotate_qk<uint16_t>,
+    attend_texts<float>,
+    attend_texts<uint16_t>,
+    pack_int8<float>,
+    pack_int8<uint16_t>,
+    linear_int8<float>,
+    linear_int8<uint16_t>,
+    embed_int8,
+    pack_int4<float>,
+    pack_int4<uint16_t>,
+    linear_int4<float>,
+    linear_int4<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA

@@ -1,0 +1,40 @@
+"""How many bytes weights, keys and values take as they are stored, before anything is loaded."""
+
+from __future__ import annotations
+
+from ramify.config.model import ModelConfig
+
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+SCALE_BYTES = 4
+GROUP = 32  # inputs that share a scale in int4
+
+
+def int8_row(size: int) -> int:
+    """Bytes of `size` numbers as int8, in whole groups of four, with their scale behind them."""
+    return -(-size // 4) * 4 + SCALE_BYTES
+
+
+def kv_bytes(model: ModelConfig, dtype: str) -> int:
+    """Bytes of K and V over all layers for one position, scales included."""
+    row = int8_row(model.head_dim) if dtype == "int8" else model.head_dim * ELEMENT_BYTES[dtype]
+    return 2 * model.layers * model.kv_heads * row
+
+
+def weight_bytes(model: ModelConfig, dtype: str, quantization: str) -> int:
+    """Bytes of all weights, quantized or not; up to norms, biases and what packing pads.
+
+    An int8 row has a scale and a sum, 8 bytes, for its inputs: `hidden` or more of them. In int4 a group has a scale of
+    two bytes, and embeddings and heads are int8.
+    """
+    if quantization == "none":
+        return model.parameters * ELEMENT_BYTES[dtype]
+    vocabulary = model.vocab * model.hidden * (1 if model.tied else 2)
+    linears = model.parameters - vocabulary
+    if quantization == "int4":
+        return _int8(vocabulary, model) + linears // GROUP * (GROUP // 2 + 2)
+    assert quantization == "w8a8"
+    return _int8(model.parameters, model)
+
+
+def _int8(weights: int, model: ModelConfig) -> int:
+    return weights + weights // model.hidden * 8

@@ -1,0 +1,22 @@
+"""From a resolved `--quantization` to the schemes of a model's layers."""
+
+from __future__ import annotations
+
+import logging
+
+from ramify.ops.kernels import Kernels
+from ramify.quant.packed import Packed
+from ramify.quant.scheme import LinearScheme, Plain
+
+log = logging.getLogger(__name__)
+
+
+def schemes_of(quantization: str, kernels: Kernels) -> tuple[LinearScheme, LinearScheme]:
+    """How linears are stored, and how embeddings and the head are: never in less than int8, see docs/decisions/019."""
+    if quantization == "none":
+        plain = Plain() if kernels.packing is None else Packed(kernels.packing)
+        return plain, plain
+    if kernels.packing is None:
+        log.warning("%s is computed by its reference in plain torch, which is slow: see `ramify doctor`", quantization)
+    linears = {"w8a8": kernels.w8a8, "int4": kernels.int4}
+    return Packed(linears[quantization]), Packed(kernels.w8a8)
