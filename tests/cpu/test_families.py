@@ -152,7 +152,7 @@ def test_windows_whose_pages_are_scarce(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt-oss", "qwen2-moe"])
 def test_int8_of_linears_keys_and_values(tmp_path: Path, name: str) -> None:
-    """Experts and routers stay as they are. Where two experts are close, rounding may choose the other: so the median."""
+    """Experts and routers stay as they are. Where two are close, rounding may choose the other: so the median."""
     model = save(name, tmp_path)
     tokens = tokens_of(random.Random(1), 60, model.config.vocab_size)
     runner = make_runner(tmp_path, quantization="w8a8", kv_cache_dtype="int8")

@@ -33,24 +33,30 @@ def recorder() -> CpuRecorder:
     return CpuRecorder(Functions(library))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("qwen3", "float32"),
-        ("qwen3", "bfloat16"),
-        ("gpt2", "bfloat16"),
-        ("gemma3", "bfloat16"),
-        ("gpt-oss", "float32"),
-        ("mixtral", "bfloat16"),
-        ("deepseek-v3", "bfloat16"),
-    ],
-    ids=" ".join,
-)
+HOW = [
+    {"dtype": "float32"},
+    {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "quantization": "w8a8", "kv_cache_dtype": "int8"},
+    {"dtype": "bfloat16", "quantization": "int4"},
+]
+WHAT = [
+    *[("qwen3", how) for how in HOW],
+    ("gpt2", HOW[1]),
+    ("gemma3", HOW[1]),
+    ("gemma3", HOW[2]),
+    ("gpt-oss", HOW[0]),
+    ("mixtral", HOW[1]),
+    ("mixtral", HOW[3]),
+    ("deepseek-v3", HOW[1]),
+]
+
+
+@pytest.fixture(scope="module", params=WHAT, ids=lambda what: "-".join([what[0], *what[1].values()]))
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Six requests of different lengths, their prompts computed."""
-    folder, (name, dtype) = tmp_path_factory.mktemp("recording"), request.param
+    folder, (name, how) = tmp_path_factory.mktemp("recording"), request.param
     save(name, folder)
-    made, rnd, first = make_runner(folder, dtype=dtype), random.Random(0), 1
+    made, rnd, first = make_runner(folder, **how), random.Random(0), 1
     for slot in range(6):
         tokens = [rnd.randrange(3, 200) for _ in range(5 + 37 * slot)]
         pages = list(range(first, first + 20))
