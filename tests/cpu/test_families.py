@@ -27,6 +27,7 @@ from ramify.models.preflight import checked_tensors
 from ramify.models.registry import FAMILIES as ARCHITECTURES
 from ramify.models.registry import family_of
 from ramify.ops.cpu.library import load
+from ramify.worker.runner import Runner
 
 NEW = 64
 COMPILED = load() is not None
@@ -157,8 +158,12 @@ def test_int8_of_linears_keys_and_values(tmp_path: Path, name: str) -> None:
     tokens = tokens_of(random.Random(1), 60, model.config.vocab_size)
     runner = make_runner(tmp_path, quantization="w8a8", kv_cache_dtype="int8")
     wanted = reference_logits(model, tokens)
-    errors = (all_logits(runner, tokens, [40, 20]) - wanted).norm(dim=1) / wanted.norm(dim=1)
-    assert errors.median() < 0.05
+
+    def error(runner: Runner) -> float:
+        off = all_logits(runner, tokens, [40, 20]) - wanted
+        return float((off.norm(dim=1) / wanted.norm(dim=1)).median())
+
+    assert error(runner) < 4 * error(make_runner(tmp_path, dtype="bfloat16"))
 
 
 def test_latents_are_not_kept_in_int8(tmp_path: Path) -> None:
