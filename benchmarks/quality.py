@@ -60,7 +60,9 @@ class Variant:
         self.resolved: Resolved = prepare(settings)
         platform = make_platform(self.resolved.device, self.resolved.threads, self.resolved.dtype)
         platform.prepare_thread()
-        self.runner: Runner = make_runner(self.resolved, platform)
+        runner = make_runner(self.resolved, platform)
+        assert isinstance(runner, Runner), "perplexity is of models that generate"
+        self.runner = runner
         self.totals: dict[str, Sums] = {}
 
     @torch.inference_mode()

@@ -33,12 +33,20 @@ def recorder() -> CpuRecorder:
     return CpuRecorder(Functions(library))
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+HOW = [
+    {"dtype": "float32"},
+    {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "quantization": "w8a8", "kv_cache_dtype": "int8"},
+    {"dtype": "bfloat16", "quantization": "int4"},
+]
+
+
+@pytest.fixture(scope="module", params=HOW, ids=lambda how: "-".join(how.values()))
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
     """Six requests of different lengths, their prompts computed."""
     folder = tmp_path_factory.mktemp("recording")
     save("qwen3", folder)
-    made, rnd, first = make_runner(folder, dtype=request.param), random.Random(0), 1
+    made, rnd, first = make_runner(folder, **request.param), random.Random(0), 1
     for slot in range(6):
         tokens = [rnd.randrange(3, 200) for _ in range(5 + 37 * slot)]
         pages = list(range(first, first + 20))

@@ -202,6 +202,6 @@ def test_needless_flags_of_sglang_are_accepted_with_a_word(folder: str) -> None:
 
 def test_doctor_looks_at_everything() -> None:
     done = ramify("doctor")
-    for subject in ("python", "processor", "memory", "torch", "speed", "model"):
+    for subject in ("python", "processor", "memory", "quantization", "torch", "speed", "model"):
         assert subject in done.stdout
     assert "Traceback" not in done.stderr

@@ -76,6 +76,11 @@ def _machine(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             "note", "kernels", f"not compiled: torch computes, slower and with bits that depend on the batch; {remedy}"
         )
+    if kernels is None:
+        yield Finding("note", "quantization", "--quantization is computed by plain torch here, to save memory alone")
+    else:
+        how = "by its own instruction (VNNI)" if kernels == "avx512vnni" else "in 16 bits, exactly"
+        yield Finding("ok", "quantization", f"w8a8 and int4 by compiled kernels, which multiply int8 {how}")
     if machine.bf16 or kernels is not None:
         yield Finding(
             "ok", "bfloat16", "multiplied in hardware" if machine.bf16 else "read as it is, multiplied in float32"

@@ -48,7 +48,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 4; }
+int ramify_version() { return 6; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
