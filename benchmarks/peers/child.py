@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -37,8 +38,12 @@ class Child:
 
     def ask(self, limit: float, **message: Any) -> dict[str, Any]:
         self._signal(signal.SIGCONT)
-        self.process.stdin.write(json.dumps(message).encode() + b"\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError as e:
+            self.kill()
+            raise DidNotFinish("the process ended") from e
         return self._answer(limit)
 
     def pause(self) -> None:
@@ -48,8 +53,9 @@ class Child:
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
         self.process.wait()
-        self.process.stdin.close()
         self.process.stdout.close()
+        with contextlib.suppress(OSError):  # what it never read
+            self.process.stdin.close()
 
     def memory(self) -> int:
         """Proportional set size of the process in bytes."""

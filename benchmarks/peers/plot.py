@@ -80,15 +80,16 @@ def draw(result: dict[str, Any], precision: str, axes: plt.Axes) -> None:
     gemm, read = roof(result)
     line = [0.5, gemm / read, 2000.0]
     axes.loglog(line, [min(gemm, read * x) for x in line], color="black", label=f"{read:.0f} GB/s, {gemm:.0f} GFLOP/s")
+    axes.set_ylim(1, 2 * gemm)
     drawn = points(result, precision)
-    for peer, marker in zip(result["peers"][precision], "o^sDv", strict=False):
+    for peer, marker in zip(result["peers"][precision], "o^sDvPX", strict=False):
         mine = [p for p in drawn if p.peer == peer]
         axes.loglog([p.intensity for p in mine], [p.gflops for p in mine], marker, label=peer, alpha=0.8)
     for label, intensity in {p.label: p.intensity for p in drawn}.items():
         axes.axvline(intensity, color="0.85", zorder=0)
-        axes.text(intensity, axes.get_ylim()[0], f" {label}", rotation=90, va="bottom", ha="right", fontsize=7)
+        axes.text(intensity, 1, f" {label}", rotation=90, va="bottom", ha="right", fontsize=7)
     axes.set(title=precision, xlabel="operations per byte", ylabel="10⁹ operations per second")
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, loc="lower right")
 
 
 def reached(result: dict[str, Any], precision: str) -> str:

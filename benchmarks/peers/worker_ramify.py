@@ -7,11 +7,14 @@ import sys
 from wire import Record, serve
 
 import ramify
+from ramify.ops.cpu.library import instruction_set
 
 
 class Ramify:
     def __init__(self, checkpoint: str, **settings: str) -> None:
-        self.versions = {"ramify": ramify.__version__, **settings}
+        if not (kernels := instruction_set()):
+            raise SystemExit("ramify's compiled kernels are not there: install it again")
+        self.versions = {"ramify": ramify.__version__, "kernels": kernels, **settings}
         self.engine = ramify.Engine(
             checkpoint, skip_tokenizer_init=True, max_running_requests=32, max_total_tokens=24_576, **settings
         )

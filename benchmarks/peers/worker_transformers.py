@@ -1,4 +1,4 @@
-"""transformers' generate, one batch at a time: python worker_transformers.py CHECKPOINT
+"""transformers' generate, one batch at a time: python worker_transformers.py CHECKPOINT DTYPE
 
 Prompts of one run have the same length, so nothing is padded. A run whose prompts go on where the last ended, as the
 turns of a chat do, gets the key-value cache of that run. The weights are copied out of the mapped file.
@@ -16,9 +16,9 @@ from wire import Record, serve
 
 
 class Transformers:
-    def __init__(self, checkpoint: str) -> None:
-        self.versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+    def __init__(self, checkpoint: str, dtype: str) -> None:
+        self.versions = {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": dtype}
+        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).eval()
         for weight in self.model.parameters():
             weight.data = weight.data.clone()
         self.model.generation_config.eos_token_id = None
@@ -56,4 +56,4 @@ class Transformers:
 
 if __name__ == "__main__":
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    serve(lambda: Transformers(sys.argv[1]))
+    serve(lambda: Transformers(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""vLLM's CPU build, its engine stepped in this process: python worker_vllm.py CHECKPOINT"""
+"""vLLM's CPU build, its engine stepped in this process: python worker_vllm.py CHECKPOINT DTYPE"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from vllm import LLM, SamplingParams
@@ -16,9 +16,16 @@ from wire import Record, serve
 
 
 class Vllm:
-    def __init__(self, checkpoint: str) -> None:
-        self.versions = {"vllm-cpu": importlib.metadata.version("vllm-cpu")}
-        llm = LLM(checkpoint, dtype="bfloat16", skip_tokenizer_init=True, max_model_len=4096, max_num_seqs=32)
+    def __init__(self, checkpoint: str, dtype: str) -> None:
+        self.versions = {"vllm-cpu": importlib.metadata.version("vllm-cpu"), "dtype": dtype}
+        llm = LLM(
+            checkpoint,
+            dtype=dtype,
+            skip_tokenizer_init=True,
+            max_model_len=4096,
+            max_num_seqs=32,
+            max_num_batched_tokens=2048,
+        )
         self.engine = llm.llm_engine
         self.numbers = itertools.count()
 
@@ -40,4 +47,4 @@ class Vllm:
 
 
 if __name__ == "__main__":
-    serve(lambda: Vllm(sys.argv[1]))
+    serve(lambda: Vllm(*sys.argv[1:]))
