@@ -68,7 +68,7 @@ BROKEN = [
     (r"generation_config.json: .*top_p", spoil("generation_config.json", lambda c: c.update(top_p=0))),
     (r"generation_config.json: .*top_k", spoil("generation_config.json", lambda c: c.update(top_k=-7))),
     (r"generation_config.json: eos_token_id", spoil("generation_config.json", lambda c: c.update(eos_token_id=10**6))),
-    ("config.json: hidden_act", spoil("config.json", lambda c: c.update(hidden_act="gelu"))),
+    ("config.json: hidden_act", spoil("config.json", lambda c: c.update(hidden_act="xielu"))),
 ]
 
 
