@@ -145,7 +145,9 @@ def test_regexes_against_a_search_of_the_whole_text_at_every_token(patterns: lis
         if hit is not None:
             assert hit.start == min(match.start() for match in found)
             assert (hit.start, hit.end, hit.matched) in {(m.start(), m.end(), m.group()) for m in found}
-            assert len(said) <= hit.start or any(re.search(r"[*+]|\[\[:|\\z", pattern) for pattern in patterns)
+            # Python, which is asked for the width, knows no repeated \b: such patterns count as unbounded.
+            endless = r"[*+]|\[\[:|\\z|\\[bB][?{]"
+            assert len(said) <= hit.start or any(re.search(endless, pattern) for pattern in patterns)
             return
         said += watcher.text[before : watcher.safe]
     assert text.startswith(said)
