@@ -46,7 +46,8 @@ $(CLIENTS)/installed: pyproject.toml
 	@touch $@
 
 test-clients: install $(CLIENTS)/installed
-	RAMIFY_TEST_PYTHON=$(CURDIR)/$(BIN)/python $(CLIENTS)/bin/python -m pytest tests/clients
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 LITELLM_LOCAL_MODEL_COST_MAP=True \
+		RAMIFY_TEST_PYTHON=$(CURDIR)/$(BIN)/python $(CLIENTS)/bin/python -m pytest tests/clients
 
 # Ramify beside what one would use instead (docs/performance.md). BENCH are arguments of benchmarks/peers/run.py.
 # Takes 15 GB of disk and half an hour to make; llama.cpp is compiled here, for this machine.

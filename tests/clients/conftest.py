@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))  # for `server` and
 from recital import reciter
 from scripts import SCRIPTS
 from server import Server, running
-
-NO_NETWORK = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-os.environ.update(NO_NETWORK)  # read when the clients are imported
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel, Field
 from server import Server
 
-instructor = pytest.importorskip("instructor")
+instructor = pytest.importorskip("instructor", reason="`make test-clients` installs it and runs this")
 
 MODES = ["TOOLS", "TOOLS_STRICT", "JSON_SCHEMA"]  # in which the server holds the answer to the schema
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]

@@ -13,7 +13,7 @@ from server import Server
 
 from assets import ROOT
 
-pytest.importorskip("langchain_openai")
+pytest.importorskip("langchain_openai", reason="`make test-clients` installs it and runs this")
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 from server import Server, running
 
-pytest.importorskip("litellm")
+pytest.importorskip("litellm", reason="`make test-clients` installs it and runs this")
 
 import litellm
 

@@ -11,7 +11,7 @@ from server import Server
 
 from assets import BUNDLED
 
-pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval", reason="`make test-clients` installs it and runs this")
 
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager

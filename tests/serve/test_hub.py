@@ -23,7 +23,9 @@ def hub() -> Iterator[Hub]:
 
 
 def environment(hub: Hub, home: Path, **more: str) -> dict[str, str]:
-    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "", **more}
+    """Nothing of the caller's own environment decides where models come from."""
+    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    return {**ours, "HF_TOKEN": "", **more}
 
 
 def test_a_hub_id_is_fetched_once_and_then_works_offline(hub: Hub, tmp_path: Path) -> None:
