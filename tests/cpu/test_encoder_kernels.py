@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from compiled import close, randn, types
 
 from ramify.ops.cpu.encoding import CompiledEncoding
 from ramify.ops.cpu.library import load
+from ramify.ops.cpu.record import Functions
 from ramify.ops.reference import encode
-
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 
 pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not compiled in this installation")
 
 
-@pytest.fixture(params=("generic", "avx2", "avx512"))
-def kernels(request: pytest.FixtureRequest) -> Iterator[CompiledEncoding]:
-    library: ctypes.CDLL | None = load()
-    assert library is not None
-    best = library.ramify_isa()
-    if library.ramify_choose(request.param.encode()).decode() != request.param:
-        library.ramify_choose(best)
-        pytest.skip(f"this machine has no {request.param}")
-    library.ramify_threads(2)
-    yield CompiledEncoding(library)
-    library.ramify_choose(best)
-
-
-def randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def close(ours: Tensor, reference: Tensor) -> None:
-    assert (ours.dtype, ours.shape) == (reference.dtype, reference.shape)
-    bound = 1e-5 if ours.dtype == torch.float32 else 1.5e-2
-    assert (ours.float() - reference.float()).abs().max() <= bound * reference.float().abs().max()
+@pytest.fixture
+def kernels(library: ctypes.CDLL) -> CompiledEncoding:
+    return CompiledEncoding(Functions(library))
 
 
 @types
@@ -55,25 +34,6 @@ def test_layer_norm(kernels: CompiledEncoding, size: int, bias: bool, dtype: tor
     for row in range(21):
         alone = kernels.layer_norm(x[row : row + 1], weight, b, 1e-5)
         assert torch.equal(alone[0], kernels.layer_norm(x, weight, b, 1e-5)[row])
-
-
-@types
-@pytest.mark.parametrize("size", [1, 5, 32, 77])
-def test_gelu(kernels: CompiledEncoding, size: int, dtype: torch.dtype) -> None:
-    x = randn(9, 2 * size, dtype=dtype) * 4
-    close(kernels.gelu(x), encode.gelu(x))
-    close(kernels.gelu_mul(x), encode.gelu_mul(x))
-    for row in range(9):
-        assert torch.equal(kernels.gelu(x[row : row + 1])[0], kernels.gelu(x)[row])
-
-
-def test_gelu_far_from_zero(kernels: CompiledEncoding) -> None:
-    """What is very negative goes to zero and not to an error of 1e-7 times its size."""
-    x = torch.linspace(-12, 12, 4801)[None]
-    exact = encode.gelu(x.double())
-    assert (kernels.gelu(x).double() - exact).abs().max() < 1e-6
-    assert kernels.gelu(torch.tensor([[-1e4, -60.0, 1e4]])).tolist() == [pytest.approx([0.0, 0.0, 1e4], abs=1e-30)]
-    assert kernels.gelu(torch.full((1, 20), float("nan"))).isnan().all()
 
 
 @types

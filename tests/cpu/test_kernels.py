@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
+from compiled import SETS, TYPES, close, randn, types
 from torch import Tensor
 
 from ramify.config.stored import int8_row
@@ -20,42 +20,14 @@ from ramify.ops.reference import basic, experts, int4, int8, rope, sample
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.sampling.state import ALL
 
-SETS = ("generic", "avx2", "avx512", "avx512vnni")
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 pools = pytest.mark.parametrize("stored", {**TYPES, "int8": torch.int8}.values(), ids=[*TYPES, "int8"])
 
 pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not compiled in this installation")
 
 
-@pytest.fixture(params=SETS)
-def library(request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
-    made = load()
-    assert made is not None
-    best = made.ramify_isa()
-    if made.ramify_choose(request.param.encode()).decode() != request.param:
-        made.ramify_choose(best)
-        pytest.skip(f"this machine has no {request.param}")
-    made.ramify_threads(2)
-    yield made
-    made.ramify_choose(best)
-
-
 @pytest.fixture
 def kernels(library: ctypes.CDLL) -> Compiled:
     return Compiled(library)
-
-
-def randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def close(ours: Tensor, reference: Tensor) -> None:
-    """Within a few units in the last place of the largest number."""
-    assert ours.dtype == reference.dtype
-    assert ours.shape == reference.shape
-    bound = 1e-5 if ours.dtype == torch.float32 else 1.5e-2
-    assert (ours.float() - reference.float()).abs().max() <= bound * reference.float().abs().max()
 
 
 def test_the_library_is_there_and_names_its_instructions() -> None:
@@ -241,6 +213,15 @@ def test_activations(kernels: Compiled, activation: str, size: int, dtype: torch
         close(kernels.activate(extremes, activation), basic.activate(extremes, activation))
         assert kernels.activate(broken, activation).isnan().all()
         assert torch.equal(kernels.activate(x[3:4], activation)[0], kernels.activate(x, activation)[3])
+
+
+def test_gelu_far_from_zero(kernels: Compiled) -> None:
+    """What is very negative goes to zero and not to an error of 1e-7 times its size."""
+    x = torch.linspace(-12, 12, 4801)[None]
+    exact = basic.activate(x.double(), "gelu")
+    assert (kernels.activate(x, "gelu").double() - exact).abs().max() < 1e-6
+    far = kernels.activate(torch.tensor([[-1e4, -60.0, 1e4]]), "gelu")
+    assert far.tolist() == [pytest.approx([0.0, 0.0, 1e4], abs=1e-30)]
 
 
 def test_softcap(kernels: Compiled) -> None:

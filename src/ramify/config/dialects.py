@@ -113,7 +113,7 @@ COHERE2 = Dialect(
     pattern=4,
 )
 GPT2 = Dialect(
-    {**TIED, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "n_positions": 1024},
+    {**TIED, "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "n_positions": 1024, "mlp_bias": True},
     names={
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",

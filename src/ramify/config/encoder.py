@@ -7,12 +7,11 @@ from typing import Any
 
 from ramify.config.fields import above_zero, flag, positive
 from ramify.config.head import Encoder
-from ramify.config.model import ModelConfig
+from ramify.config.model import ModelConfig, activation
 from ramify.config.rope import Rope, read_ropes
 from ramify.core.errors import StartupError
 
 GATED = ("ModernBert", "NomicBert")  # activation(gate) * up, in place of activation(x)
-SUPPORTED = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 # nomic's first names, and transformers'
 NOMIC = {
     "n_embd": "hidden_size",
@@ -59,7 +58,7 @@ def parse_encoder(base: str, architecture: str, raw: dict[str, Any]) -> ModelCon
         head_dim=hidden // heads,
         mlp=positive(raw, "intermediate_size"),
         norm_eps=above_zero(raw, "norm_eps" if base == "ModernBert" else "layer_norm_eps", 1e-5),
-        activation=_activation(raw, base),
+        activation=activation(raw, "hidden_activation" if base == "ModernBert" else "hidden_act", "gelu"),
         rope=rope,
         context=encoder.positions - encoder.first or positive(raw, "max_position_embeddings"),
         tied=True,
@@ -71,15 +70,6 @@ def parse_encoder(base: str, architecture: str, raw: dict[str, Any]) -> ModelCon
         raw=raw,
         encoder=encoder,
     )
-
-
-def _activation(raw: dict[str, Any], base: str) -> str:
-    name = raw.get("hidden_activation" if base == "ModernBert" else "hidden_act", "gelu")
-    if name not in SUPPORTED:
-        raise StartupError(
-            f"config.json: the activation {name!r} is not supported", f"There are {', '.join(SUPPORTED)}."
-        )
-    return str(name)
 
 
 def _bert(raw: dict[str, Any]) -> tuple[Encoder, Rope]:

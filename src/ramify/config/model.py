@@ -192,7 +192,7 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         head_dim=_head_dim(raw, hidden, heads) if latent is None else latent.plain + latent.rotated,
         mlp=positive(raw, "intermediate_size", 4 * hidden if "n_embd" in raw else None),
         norm_eps=above_zero(raw, "rms_norm_eps", 1e-6),
-        activation=_activation(raw),
+        activation=activation(raw, "hidden_act", "silu"),
         rope=rope,
         context=rope.reach(context),
         tied=flag(raw, "tie_word_embeddings"),
@@ -261,8 +261,9 @@ def _head_dim(raw: dict[str, Any], hidden: int, heads: int) -> int:
     return size
 
 
-def _activation(raw: dict[str, Any]) -> str:
-    return ACTIVATIONS[choice(raw, "hidden_act", tuple(ACTIVATIONS), "silu" if "hidden_act" not in raw else None)]
+def activation(raw: dict[str, Any], key: str, default: str) -> str:
+    """The function's name here."""
+    return ACTIVATIONS[choice(raw, key, tuple(ACTIVATIONS), default if key not in raw else None)]
 
 
 def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -> tuple[int | None, tuple[bool, ...]]:

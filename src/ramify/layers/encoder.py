@@ -1,30 +1,14 @@
-"""Layers of encoders: layer norm, attention in both directions, and the feed-forward blocks they have."""
+"""Attention of encoders, in both directions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
 from ramify.layers.build import Build
 from ramify.layers.linear import Linear
 from ramify.layers.passages import Passages
-from ramify.ops.kernels import Kernels
-
-Rotation = tuple[Tensor, Tensor]
-
-
-def activation_of(name: str, kernels: Kernels) -> Callable[[Tensor], Tensor]:
-    """By transformers' name."""
-    return {
-        "gelu": kernels.gelu,
-        "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-        "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-        "relu": F.relu,
-        "silu": F.silu,
-    }[name]
+from ramify.layers.rope import Angles
 
 
 class EncoderAttention(nn.Module):
@@ -38,7 +22,7 @@ class EncoderAttention(nn.Module):
         self.qkv = Linear(build, config.hidden, parts, bias=config.attention_bias)
         self.out = Linear(build, config.hidden, config.hidden, bias=config.attention_bias)
 
-    def forward(self, x_TD: Tensor, rotation: Rotation | None, texts: Passages) -> Tensor:
+    def forward(self, x_TD: Tensor, rotation: Angles | None, texts: Passages) -> Tensor:
         qkv_TE = self.qkv(x_TD)
         if rotation is not None:
             qkv_TE = self._kernels.rotate_qk(qkv_TE, self._heads, *rotation)
@@ -46,36 +30,3 @@ class EncoderAttention(nn.Module):
             qkv_TE, self._heads, texts.starts_N, texts.counts_N, self._window, self._scale
         )
         return self.out(attended_TD)
-
-
-class MLP(nn.Module):
-    """down(activation(up(x)))"""
-
-    def __init__(self, build: Build, config: ModelConfig) -> None:
-        super().__init__()
-        self._activation = activation_of(config.activation, build.kernels)
-        self.up = Linear(build, config.hidden, config.mlp, bias=config.mlp_bias)
-        self.down = Linear(build, config.mlp, config.hidden, bias=config.mlp_bias)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.down(self._activation(self.up(x_TD)))
-
-
-class GatedEncoderMLP(nn.Module):
-    """down(activation(gate(x)) * up(x)), gate and up in one projection (Shazeer 2020)."""
-
-    def __init__(self, build: Build, config: ModelConfig) -> None:
-        super().__init__()
-        plain = activation_of(config.activation, build.kernels)
-        fused = {"gelu": build.kernels.gelu_mul, "silu": lambda x: build.kernels.gated(x, "silu")}
-        self._gated = fused.get(config.activation, lambda x: _gated(plain, x))
-        self.gate_up = Linear(build, config.hidden, {"gate": config.mlp, "up": config.mlp}, bias=config.mlp_bias)
-        self.down = Linear(build, config.mlp, config.hidden, bias=config.mlp_bias)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.down(self._gated(self.gate_up(x_TD)))
-
-
-def _gated(activation: Callable[[Tensor], Tensor], gate_up_TE: Tensor) -> Tensor:
-    gate, up = gate_up_TE.chunk(2, dim=-1)
-    return activation(gate) * up

@@ -29,8 +29,8 @@ class MLP(nn.Module):
     def __init__(self, build: Build, config: ModelConfig) -> None:
         super().__init__()
         self._kernels, self._activation = build.kernels, config.activation
-        self.up = Linear(build, config.hidden, config.mlp, bias=True)
-        self.down = Linear(build, config.mlp, config.hidden, bias=True)
+        self.up = Linear(build, config.hidden, config.mlp, bias=config.mlp_bias)
+        self.down = Linear(build, config.mlp, config.hidden, bias=config.mlp_bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return self.down(self._kernels.activate(self.up(x_TD), self._activation))

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
 from ramify.layers.build import Build
-from ramify.layers.encoder import MLP, EncoderAttention, GatedEncoderMLP, Rotation
+from ramify.layers.encoder import EncoderAttention
 from ramify.layers.linear import Embedding
+from ramify.layers.mlp import MLP, GatedMLP
 from ramify.layers.norm import LayerNorm
 from ramify.layers.passages import Passages
-from ramify.layers.rope import RotaryEmbedding
+from ramify.layers.rope import Angles, RotaryEmbedding
 
 
 class Block(nn.Module):
@@ -25,7 +26,7 @@ class Block(nn.Module):
         self.mlp = mlp
         self.mlp_norm = LayerNorm(build, config.hidden, config.norm_eps)
 
-    def forward(self, x_TD: Tensor, rotation: Rotation | None, texts: Passages) -> Tensor:
+    def forward(self, x_TD: Tensor, rotation: Angles | None, texts: Passages) -> Tensor:
         x_TD, _ = self.attention_norm.after(self.attention(x_TD, rotation, texts), x_TD)
         return self.mlp_norm.after(self.mlp(x_TD), x_TD)[0]
 
@@ -46,7 +47,7 @@ class Bert(nn.Module):
     def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
         return MLP(build, config)
 
-    def rotation(self, texts: Passages) -> Rotation | None:
+    def rotation(self, texts: Passages) -> Angles | None:
         return None
 
     def forward(self, texts: Passages) -> Tensor:
@@ -71,7 +72,7 @@ class NomicBert(Bert):
         self.rope = RotaryEmbedding(build, config.head_dim, config.rope)
 
     def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
-        return GatedEncoderMLP(build, config)
+        return GatedMLP(build, config)
 
-    def rotation(self, texts: Passages) -> Rotation:
+    def rotation(self, texts: Passages) -> Angles:
         return self.rope(texts.positions_T)

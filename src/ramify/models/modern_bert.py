@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
 from ramify.layers.build import Build
-from ramify.layers.encoder import EncoderAttention, GatedEncoderMLP, Rotation
+from ramify.layers.encoder import EncoderAttention
 from ramify.layers.linear import Embedding
+from ramify.layers.mlp import GatedMLP
 from ramify.layers.norm import LayerNorm
 from ramify.layers.passages import Passages
-from ramify.layers.rope import RotaryEmbedding
+from ramify.layers.rope import Angles, RotaryEmbedding
 
 
 class Block(nn.Module):
@@ -29,9 +30,9 @@ class Block(nn.Module):
         self.attention_norm = LayerNorm(build, size, eps, bias) if layer else nn.Identity()
         self.attention = EncoderAttention(build, config, config.encoder.window if self.is_local else 0)
         self.mlp_norm = LayerNorm(build, size, eps, bias)
-        self.mlp = GatedEncoderMLP(build, config)
+        self.mlp = GatedMLP(build, config)
 
-    def forward(self, x_TD: Tensor, rotation: Rotation, texts: Passages) -> Tensor:
+    def forward(self, x_TD: Tensor, rotation: Angles, texts: Passages) -> Tensor:
         attended_TD = self.attention(self.attention_norm(x_TD), rotation, texts)
         normed_TD, x_TD = self.mlp_norm.after(attended_TD, x_TD)
         return x_TD + self.mlp(normed_TD)

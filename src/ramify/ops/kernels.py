@@ -63,8 +63,6 @@ class Kernels:
     uniform(seeds_R, choices_R, positions_R, purpose) -> random_R: doubles in (0, 1), see `ops.reference.random`
     layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
     add_layer_norm(x_TD, residual_TD, weight_D, bias_D | None, eps) -> (normed_TD, sum_TD)
-    gelu(x_TE) -> y_TE: by the error function, not the tanh that stands in for it elsewhere
-    gelu_mul(gate_up_TE) -> y_T(E/2): gelu of the first half times the second
     rotate_qk(qkv_TE, heads, cos_TR, sin_TR) -> qkv_TE: q and k of a fused projection rotated; may write in place
     attend_texts(qkv_TE, heads, starts_N, counts_N, window, scale) -> y_TD: attention in both directions within each of
         N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
@@ -91,8 +89,6 @@ class Kernels:
     uniform: Callable[[Tensor, Tensor, Tensor, int], Tensor] = random.uniform
     layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = encode.layer_norm
     add_layer_norm: Callable[..., tuple[Tensor, Tensor]] = encode.add_layer_norm
-    gelu: Callable[[Tensor], Tensor] = encode.gelu
-    gelu_mul: Callable[[Tensor], Tensor] = encode.gelu_mul
     rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
     attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
     packing: Packing | None = None

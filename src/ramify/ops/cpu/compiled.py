@@ -302,8 +302,6 @@ def compiled_kernels(library: Functions) -> Kernels:
         uniform=made.uniform,
         layer_norm=encoding.layer_norm,
         add_layer_norm=encoding.add_layer_norm,
-        gelu=encoding.gelu,
-        gelu_mul=encoding.gelu_mul,
         rotate_qk=encoding.rotate_qk,
         attend_texts=encoding.attend_texts,
         packing=Packing(made.pack, made.linear, made.embed, made.pack_groups, made.grouped_linear),

@@ -44,19 +44,6 @@ class CompiledEncoding:
         places = [None if tensor is None else tensor.data_ptr() for tensor in (x, residual, weight, bias, y, total)]
         self._library.ramify_layer_norm(_is_bf16(x), *places[:4], eps, *x.shape, *places[4:])
 
-    def gelu(self, x_TE: Tensor) -> Tensor:
-        x_TE = x_TE.contiguous()
-        y_TE = torch.empty_like(x_TE)
-        self._library.ramify_gelu(_is_bf16(x_TE), x_TE.data_ptr(), *x_TE.shape, y_TE.data_ptr())
-        return y_TE
-
-    def gelu_mul(self, gate_up_TE: Tensor) -> Tensor:
-        gate_up_TE = gate_up_TE.contiguous()
-        rows, size = gate_up_TE.shape[0], gate_up_TE.shape[1] // 2
-        y = torch.empty(rows, size, dtype=gate_up_TE.dtype)
-        self._library.ramify_gelu_mul(_is_bf16(y), gate_up_TE.data_ptr(), rows, size, y.data_ptr())
-        return y
-
     def rotate_qk(self, qkv_TE: Tensor, heads: int, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
         qkv_TE, cos, sin = qkv_TE.contiguous(), cos_TR.float().contiguous(), sin_TR.float().contiguous()
         tokens, size = qkv_TE.shape[0], qkv_TE.shape[1] // (3 * heads)

@@ -14,7 +14,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
-VERSION = 6
+VERSION = 7
 ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512, avx512vnni
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -38,8 +38,6 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_attention": (FLAG, FLAG, *[POINTER] * 9, FLOAT, FLOAT, *[INT] * 10),
     "ramify_uniform": (*[POINTER] * 3, INT, INT, POINTER),
     "ramify_layer_norm": (FLAG, *[POINTER] * 4, FLOAT, INT, INT, POINTER, POINTER),
-    "ramify_gelu": (FLAG, POINTER, INT, INT, POINTER),
-    "ramify_gelu_mul": (FLAG, POINTER, INT, INT, POINTER),
     "ramify_rotate_qk": (FLAG, *[POINTER] * 3, *[INT] * 3),
     "ramify_texts": (FLAG, *[POINTER] * 4, FLOAT, *[INT] * 4),
 }

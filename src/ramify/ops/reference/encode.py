@@ -22,15 +22,6 @@ def add_layer_norm(
     return layer_norm(total, weight_D, bias_D, eps), total
 
 
-def gelu(x_TE: Tensor) -> Tensor:
-    return F.gelu(x_TE)
-
-
-def gelu_mul(gate_up_TE: Tensor) -> Tensor:
-    gate, up = gate_up_TE.chunk(2, dim=-1)
-    return F.gelu(gate) * up
-
-
 def rotate_qk(qkv_TE: Tensor, heads: int, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     q, k, v = (part.unflatten(-1, (heads, -1)) for part in qkv_TE.chunk(3, dim=-1))
     parts = (rotate(q, cos_TR, sin_TR), rotate(k, cos_TR, sin_TR), v)

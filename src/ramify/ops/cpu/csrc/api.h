@@ -105,10 +105,6 @@ struct Table {
                            int64_t rows, int64_t size, float* y, float* total);
     void (*layer_norm_bf16)(const uint16_t* x, const uint16_t* residual, const uint16_t* weight, const uint16_t* bias,
                             float eps, int64_t rows, int64_t size, uint16_t* y, uint16_t* total);
-    void (*gelu_f32)(const float* x, int64_t rows, int64_t size, float* y);
-    void (*gelu_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
-    void (*gelu_mul_f32)(const float* x, int64_t rows, int64_t size, float* y);
-    void (*gelu_mul_bf16)(const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
     void (*rotate_qk_f32)(float* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t size);
     void (*rotate_qk_bf16)(uint16_t* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
                            int64_t size);

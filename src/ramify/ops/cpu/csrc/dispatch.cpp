@@ -48,7 +48,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 6; }
+int ramify_version() { return 7; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -196,20 +196,6 @@ void ramify_layer_norm(int bf16, const void* x, const void* residual, const void
     else
         chosen->layer_norm_f32((const float*)x, (const float*)residual, (const float*)weight, (const float*)bias, eps,
                                rows, size, (float*)y, (float*)total);
-}
-
-void ramify_gelu(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
-    if (bf16)
-        chosen->gelu_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
-    else
-        chosen->gelu_f32((const float*)x, rows, size, (float*)y);
-}
-
-void ramify_gelu_mul(int bf16, const void* x, int64_t rows, int64_t size, void* y) {
-    if (bf16)
-        chosen->gelu_mul_bf16((const uint16_t*)x, rows, size, (uint16_t*)y);
-    else
-        chosen->gelu_mul_f32((const float*)x, rows, size, (float*)y);
 }
 
 void ramify_rotate_qk(int bf16, void* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,

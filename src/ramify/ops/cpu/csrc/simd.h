@@ -225,18 +225,6 @@ inline V tanh(V x) { return set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f));
 
 inline V absolute(V x) { return max(x, zero() - x); }
 
-// The error function, to 2e-7 of 1 (Abramowitz and Stegun 7.1.26).
-inline V erf(V x) {
-    const V a = absolute(x), t = set1(1.0f) / fma(set1(0.3275911f), a, set1(1.0f));
-    V p = fma(set1(1.061405429f), t, set1(-1.453152027f));
-    p = fma(p, t, set1(1.421413741f));
-    p = fma(p, t, set1(-0.284496736f));
-    p = fma(p, t, set1(0.254829592f));
-    const V up = set1(1.0f) - p * t * exp(zero() - a * a);
-    // The sign of x, without a comparison: x / |x| but for 0, where `up` is 0.
-    return up * x / max(a, set1(1e-30f));
-}
-
 inline float first_of(V a) {
     alignas(64) float x[V::N];
     store(x, a);
