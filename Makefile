@@ -16,7 +16,7 @@ dev: .venv/installed-dev
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
 # The bundled model, on http://127.0.0.1:30000
