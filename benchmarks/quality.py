@@ -58,7 +58,8 @@ class Variant:
         given = dict(part.split("=", 1) for part in name.split())
         settings = overlay(Settings(), {"model_path": model, "max_running_requests": 1, **given}, "quality")
         self.resolved: Resolved = prepare(settings)
-        platform = make_platform(self.resolved.device, self.resolved.threads, self.resolved.dtype)
+        resolved = self.resolved
+        platform = make_platform(resolved.device, resolved.threads, resolved.dtype, resolved.linears)
         platform.prepare_thread()
         runner = make_runner(self.resolved, platform)
         assert isinstance(runner, Runner), "perplexity is of models that generate"
