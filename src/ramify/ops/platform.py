@@ -46,12 +46,12 @@ class CpuPlatform:
         self.device = torch.device("cpu")
         self._library = library.load()
         self._compiled = self._library is not None and getattr(torch, dtype) in TYPES
-        self._functions = Functions(self._library) if self._library is not None else None
+        self.functions = Functions(self._library) if self._library is not None else None
         self.kernels = Kernels()
         self.recorder: Recorder | None = None
-        if self._functions is not None and self._compiled:
-            self.kernels = compiled_kernels(self._functions)
-            self.recorder = CpuRecorder(self._functions)
+        if self.functions is not None and self._compiled:
+            self.kernels = compiled_kernels(self.functions)
+            self.recorder = CpuRecorder(self.functions)
         if linears == "torch":
             self.kernels = replace(self.kernels, packing=None)
         self._threads = threads
@@ -59,7 +59,7 @@ class CpuPlatform:
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         made: dict[str, Callable[[], AttentionBackend]] = {
-            "cpu": lambda: PagedAttention(self._functions),
+            "cpu": lambda: PagedAttention(self.functions),
             "torch_native": lambda: SdpaAttention(shape.page_size),
             "reference": ReferenceAttention,
         }
