@@ -141,7 +141,7 @@ def test_windows_whose_pages_are_scarce(tmp_path: Path, name: str) -> None:
     prompts = [stem[: rnd.randrange(60)] + tokens_of(rnd, rnd.randrange(1, 60), vocab) for _ in range(24)]
     settings = {"chunked_prefill_size": 16, "page_size": 4, "max_running_requests": 2, "max_total_tokens": 1600}
     with engine(tmp_path, **settings) as scarce:
-        pages = scarce._loop.scheduler.ledger.window.pool.total
+        pages = scarce._loop.scheduler.ledger.beside.pool.total
         assert pages * 4 <= 400
         outputs = scarce.generate(input_ids=prompts, sampling_params=GREEDY)
         again = scarce.generate(input_ids=prompts, sampling_params=GREEDY)

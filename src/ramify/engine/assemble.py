@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ramify.cache.ledger import FULL, WINDOW, Ledger
+from ramify.cache.ledger import BESIDE, FULL, Ledger
 from ramify.cache.unpaged import Unpaged
 from ramify.cache.window import WindowShape
 from ramify.config.resolve import Resolved
@@ -79,7 +79,7 @@ def make_ledger(resolved: Resolved) -> Ledger:
     window = resolved.model.window
     shape = None if window is None else WindowShape(resolved.window_pages, window)
     reuse = not resolved.settings.cache.disable_radix_cache
-    return Ledger(resolved.pages, resolved.page_size, reuse=reuse, window=shape)
+    return Ledger(resolved.pages, resolved.page_size, reuse=reuse, beside=shape)
 
 
 def make_guides(resolved: Resolved, channel: EngineEnd) -> GrammarGuides:
@@ -167,11 +167,11 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
         return EncoderRunner(built, pooler, platform.device)
     kept = getattr(torch, resolved.kv_dtype)
     shared = model.latent.kv_rank if model.latent else None
-    groups = [WINDOW if windowed else FULL for windowed in model.windowed]
+    groups = [BESIDE if windowed else FULL for windowed in model.windowed]
     pools = [
         KVPool(groups.count(group), pages, kv_heads, resolved.page_size, key, kept, platform.device, shared)
         for group, pages in enumerate((resolved.pages, resolved.window_pages))
-        if group == FULL or WINDOW in groups
+        if group == FULL or BESIDE in groups
     ]
     pool = KVCache(pools, groups)
     slots = Slots(
