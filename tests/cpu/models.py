@@ -66,6 +66,15 @@ MLA = {
     **MOE,
 }
 
+MAMBA2 = {
+    "num_heads": 8,
+    "head_dim": 16,
+    "state_size": 16,
+    "n_groups": 2,
+    "chunk_size": 32,
+    "expand": 2,
+}
+
 # name -> (model type, changes to SMALL): a family is a row
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"num_key_value_heads": 4}),
@@ -150,6 +159,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "topk_group": 2,
             "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
         },
+    ),
+    "mamba2": ("mamba2", MAMBA2),
+    "mamba2-tied": (
+        "mamba2",
+        {**MAMBA2, "n_groups": 1, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True},
     ),
 }
 

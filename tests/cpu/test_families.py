@@ -196,11 +196,12 @@ def scenarios(folder: Path, model: PreTrainedModel) -> Iterator[tuple[str, list[
         yield "alone", prompts[:3], [alone.generate(input_ids=p, sampling_params=GREEDY) for p in prompts[:3]], alone
         warm = [p + tokens_of(rnd, 5, vocab) for p in prompts[:3]]
         outputs = [alone.generate(input_ids=p, sampling_params=GREEDY) for p in warm]
-        windowed = read_config(folder).window is not None
+        config = read_config(folder)
         for output, prompt in zip(outputs, prompts, strict=False):
             # The page where a prompt ends and its output begins is not shared before the output is there, and by then
-            # the window may have left it: such a hit ends with the page before.
-            known = len(prompt) // 16 * 16 if windowed else len(prompt)
+            # the window may have left it: such a hit ends with the page before. So does one on a state.
+            paged = config.window is not None or config.recurrent is not None
+            known = (len(prompt) - (config.recurrent is not None)) // 16 * 16 if paged else len(prompt)
             assert known <= output["meta_info"]["cached_tokens"] <= len(prompt)
         yield "warm", warm, outputs, alone
     with engine(folder) as batched:

@@ -12,7 +12,6 @@ from test_loop_properties import Guesser, play
 from world import World, expected, submit
 
 from ramify.cache.ledger import Ledger
-from ramify.cache.prefix import TOKEN_BYTES
 from ramify.cache.state import StatePages, StateShape
 from ramify.cache.tree import pack
 
@@ -198,18 +197,11 @@ class KeepsTooEarly(Ledger):
         return Careless(self._shape, self.page_size)
 
 
-class OffersWhatIsNotThere(Ledger):
-    def match(self, key: bytes, salt: str) -> object:  # type: ignore[override]
-        return self.cache.match(key[: len(key) // TOKEN_BYTES // 8 * 8 * TOKEN_BYTES], salt)
-
-
-@pytest.mark.parametrize("ledger_class", [KeepsTooEarly, OffersWhatIsNotThere])
-def test_a_ledger_that_errs_is_noticed(ledger_class: type[Ledger]) -> None:
+def test_states_that_are_not_final_are_noticed() -> None:
     world = World(
-        page_size=4, chunk=16, depth=1, beside=StateShape(60, 16), ledger_class=ledger_class, prove=False, rows=3
+        page_size=4, chunk=16, depth=1, beside=StateShape(60, 16), ledger_class=KeepsTooEarly, prove=False, rows=3
     )
     for number in range(6):
         world.send(submit(f"r{number}", [(n * (number // 2)) % 50 for n in range(90)], 40))
-    with pytest.raises((AssertionError, KeyError)):
-        world.drain()
-        assert not world.executor.damage
+    world.drain()
+    assert any("state" in damage for damage in world.executor.damage)

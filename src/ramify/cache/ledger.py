@@ -285,7 +285,7 @@ class Ledger:
         self._limbo.append(_Limbo(last_step, nodes, left, lease.beside))
 
     def _keep_beside(self, lease: Lease, key: bytes, computed: int, taken: Taken) -> None:
-        """The tree may have had the same tokens on other pages, without what belongs to them: it has that from now on."""
+        """The tree may have had the same tokens on other pages, and nothing that belongs to them: now it has."""
         if lease.beside:
             self.beside.keep(lease.pages[taken.first : taken.last], lease.beside, taken.first, computed)
             self.beside.keep(self.cache.match(key, lease.salt).pages, lease.beside, 0, computed)

@@ -49,6 +49,7 @@ ARITHMETIC: dict[str, tuple[Any, ...]] = {
     "swiglu_alpha": (1.702,),
     "swiglu_limit": (7.0,),
     "kv_lora_rank": (),
+    "time_step_limit": (),
 }
 
 
@@ -56,8 +57,9 @@ ARITHMETIC: dict[str, tuple[Any, ...]] = {
 class Dialect:
     """`defaults` stand in for what a file leaves out, as transformers has them. `names` maps the general key to the
     family's own. `reads` are keys of `ARITHMETIC` that the family's code looks at, with what counts where they are
-    missing. `windows`: its attention may be limited to a window. `pattern` is the distance of layers with full
-    attention among layers with one, 0 where all layers are alike.
+    missing. `windows`: its attention may be limited to a window. `recurrent`: some layers keep a state, see
+    `config.model.Recurrent`. `pattern` is the distance of layers with full attention among layers with a window or a
+    state, 0 where all layers are alike.
     """
 
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Dialect:
     reads: dict[str, Any] = field(default_factory=dict)
     windows: bool = False
     pattern: int = 0
+    recurrent: str = ""
 
 
 PLAIN = Dialect()
@@ -250,6 +253,30 @@ DEEPSEEK_V3 = Dialect(
     },
 )
 
+# A state has no longest text: where the file names none, it is a long one.
+MAMBA2 = Dialect(
+    {
+        "max_position_embeddings": 1 << 18,
+        "num_heads": 128,
+        "head_dim": 64,
+        "state_size": 128,
+        "n_groups": 8,
+        "conv_kernel": 4,
+        "layer_norm_epsilon": 1e-5,
+    },
+    names={
+        "num_attention_heads": "num_heads",
+        "rms_norm_eps": "layer_norm_epsilon",
+        "state_heads": "num_heads",
+        "state_value": "head_dim",
+        "state_key": "state_size",
+        "state_groups": "n_groups",
+        "state_conv": "conv_kernel",
+    },
+    reads={"time_step_limit": None, "use_bias": False, "use_conv_bias": True},
+    recurrent="ssd",
+)
+
 _HERE = "ramify.config.dialects:"
 DIALECTS: Registry[Dialect] = Registry(
     "dialects",
@@ -276,6 +303,7 @@ DIALECTS: Registry[Dialect] = Registry(
         "GptOssForCausalLM": f"{_HERE}GPT_OSS",
         "Glm4MoeForCausalLM": f"{_HERE}GLM4_MOE",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
+        "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
         "DeepseekV2ForCausalLM": f"{_HERE}DEEPSEEK_V2",
         "DeepseekV3ForCausalLM": f"{_HERE}DEEPSEEK_V3",
     },

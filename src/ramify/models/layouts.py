@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ramify.config.model import ModelConfig
+from ramify.config.model import ModelConfig, Recurrent
 from ramify.core.errors import StartupError
 from ramify.models.layout import (
     EMBEDDING,
@@ -362,6 +362,57 @@ def _deepseek_v3(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
+# -- layers that keep a state ------------------------------------------------------------------------------------------
+
+
+def _mamba2_mixer(
+    names: Names, config: ModelConfig, here: str, there: str, *, bias: bool, conv_bias: bool, norm: int
+) -> None:
+    shape, hidden = _shape_of_state(config), config.hidden
+    names.linear(f"{here}.in_proj", f"{there}.into", shape.inner + shape.channels + shape.heads, hidden, bias=bias)
+    _convolution(names, config, here, there, conv_bias)
+    names.tensor(f"{here}.A_log", f"{there}.dynamics", (shape.heads,), "decay")
+    names.tensor(f"{here}.dt_bias", f"{there}.dynamics", (shape.heads,), "bias")
+    names.tensor(f"{here}.D", f"{there}.dynamics", (shape.heads,), "skip")
+    names.norm(f"{here}.norm", f"{there}.norm", norm)
+    names.linear(f"{here}.out_proj", f"{there}.out", hidden, shape.inner, bias=bias)
+
+
+def _shape_of_state(config: ModelConfig) -> Recurrent:
+    assert config.recurrent is not None
+    if config.activation != "silu":
+        raise StartupError(f"config.json: layers that keep a state have the activation silu, not {config.activation!r}")
+    return config.recurrent
+
+
+def _convolution(names: Names, config: ModelConfig, here: str, there: str, bias: bool) -> None:
+    shape = _shape_of_state(config)
+    names.tensor(f"{here}.conv1d.weight", f"{there}.conv", (shape.channels, 1, shape.conv))
+    if bias:
+        names.tensor(f"{here}.conv1d.bias", f"{there}.conv", (shape.channels,), "bias")
+
+
+def _mamba2(config: ModelConfig) -> Layout:
+    shape, numbers, layout = _shape_of_state(config), config.numbers, Layout()
+    outside, names = Names(layout, "", ""), Names(layout, "backbone.", "")
+    names.tensor("embeddings.weight", EMBEDDING, (config.vocab, config.hidden))
+    names.norm("norm_f", "norm", config.hidden)
+    if not config.tied:
+        outside.linear("lm_head", HEAD, config.vocab, config.hidden)
+    for layer in range(config.layers):
+        below = names.below(f"layers.{layer}.", f"layers.{layer}.")
+        below.norm("norm", "norm", config.hidden)
+        bias, conv_bias = numbers["use_bias"], numbers["use_conv_bias"]
+        _mamba2_mixer(below, config, "mixer", "mixer", bias=bias, conv_bias=conv_bias, norm=shape.inner)
+    return layout
+
+
+def _embedding_of_old(layout: Layout, names: Collection[str]) -> Layout:
+    """Early checkpoints of Mamba 2 have one embedding, and call it so."""
+    old, new = "backbone.embedding.weight", "backbone.embeddings.weight"
+    return {old if name == new and old in names else name: to for name, to in layout.items()}
+
+
 LLAMA = Family("ramify.models.llama:Llama", _plain, models="Llama 2 and 3, Mistral")
 QWEN2 = Family("ramify.models.qwen2:Qwen2", _qwen2, models="Qwen2, Qwen2.5")
 QWEN3 = Family("ramify.models.qwen3:Qwen3", _qwen3, models="Qwen3")
@@ -385,3 +436,4 @@ GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe, models="G
 GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, models="GLM-4.5")
 DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, models="DeepSeek V2")
 DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, models="DeepSeek V3 and R1 in bf16")
+MAMBA2 = Family("ramify.models.mamba2:Mamba2", _mamba2, _embedding_of_old, models="Mamba 2, Codestral Mamba")

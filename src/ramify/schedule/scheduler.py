@@ -348,8 +348,8 @@ class Scheduler:
             self._add_chunk(draft, request, left, len(self.running))
 
     def _guess(self, request: Request, left: int) -> tuple[int, ...]:
-        """Drafts for a request whose every token is known; with a step in flight, what would they follow? None where what
-        is kept of a wrong one could not be taken back.
+        """Drafts for a request whose every token is known; with a step in flight, what would they follow? None where a
+        wrong one could not be taken back.
         """
         room = request.remaining - 1
         return self.drafter.propose(request, room) if left == 1 and room > 0 and self.ledger.rewinds else ()

@@ -3,9 +3,9 @@
 It keeps (token, position) in every page slot, poisons pages that are freed, applies copies when they run, and derives
 each output token from what it reads THROUGH the page tables: a page used too early, freed too early or not copied
 gives another token, and is noted in `damage`. With a second group of pages for windows, those are read within their
-window too, and what stands there has to be the same; with one for states, a step folds its tokens into the state that it
-reads there, and that has to be of all tokens before. Steps run late, when their result is waited for, so that whatever the
-scheduler does between launch and result meets them.
+window too, and what stands there has to be the same; with one for states, a step folds its tokens into the state that
+it reads there, and that has to be of all tokens before. Steps run late, when their result is waited for, so that
+whatever the scheduler does between launch and result meets them.
 """
 
 from __future__ import annotations

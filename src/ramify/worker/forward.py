@@ -53,6 +53,7 @@ class Forward:
         if any(meta is None for meta in metas):
             self._recorder = None
             return self._model(batch)
+        spans, states = batch.spans, batch.pool.states
         own = replace(
             batch,
             tokens_T=batch.tokens_T.clone(),
@@ -60,12 +61,16 @@ class Forward:
             places=tuple(
                 Place(place.write_at_T.clone(), meta) for place, meta in zip(batch.places, metas, strict=True)
             ),
+            spans=None if spans is None else spans.clone(),
         )
+        saved = None if states is None or spans is None else states.save(spans.to_S)
         try:
             result, recording = recorder.record(lambda: self._model(own))
         except CannotRecordError as e:
             log.info("steps of this model are not recorded, which costs time between kernels: it uses %s", e)
             self._recorder = None
+            if saved is not None and states is not None and spans is not None:
+                states.restore(spans.to_S, saved)  # some layers had gone on already
             return self._model(batch)
         self._recorded[len(batch.counts)] = _Step(own, recording)
         return result
@@ -85,3 +90,5 @@ class _Step:
         for place, new in zip(own.places, batch.places, strict=True):
             place.write_at_T.copy_(new.write_at_T)
             attention.refresh(place.attention, new.attention)
+        if own.spans is not None and batch.spans is not None:
+            own.spans.copy_(batch.spans)
