@@ -276,6 +276,64 @@ MAMBA2 = Dialect(
     reads={"time_step_limit": None, "use_bias": False, "use_conv_bias": True},
     recurrent="ssd",
 )
+GRANITE_HYBRID = Dialect(
+    {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 1024,
+        "mamba_n_heads": 128,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 256,
+        "mamba_d_head": "auto",
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+    },
+    names={
+        "moe_intermediate_size": "intermediate_size",
+        "intermediate_size": "shared_intermediate_size",
+        "shared_expert_intermediate_size": "shared_intermediate_size",
+        "state_heads": "mamba_n_heads",
+        "state_value": "mamba_d_head",
+        "state_key": "mamba_d_state",
+        "state_groups": "mamba_n_groups",
+        "state_conv": "mamba_d_conv",
+    },
+    reads={
+        **GRANITE_READS,
+        "num_local_experts": 8,
+        "time_step_limit": None,
+        "position_embedding_type": None,
+        "mamba_conv_bias": True,
+        "mamba_proj_bias": False,
+    },
+    recurrent="ssd",
+)
+QWEN3_NEXT = Dialect(
+    {
+        "max_position_embeddings": 32768,
+        "head_dim": 256,
+        "partial_rotary_factor": 0.25,
+        "num_experts_per_tok": 10,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "decoder_sparse_step": 1,
+        "linear_num_value_heads": 32,
+        "linear_num_key_heads": 16,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+    },
+    names={
+        "state_heads": "linear_num_value_heads",
+        "state_value": "linear_value_head_dim",
+        "state_key": "linear_key_head_dim",
+        "state_groups": "linear_num_key_heads",
+        "state_conv": "linear_conv_kernel_dim",
+    },
+    reads={"partial_rotary_factor": 0.25, "num_experts": 512, "norm_topk_prob": True},
+    pattern=4,
+    recurrent="delta",
+)
 
 _HERE = "ramify.config.dialects:"
 DIALECTS: Registry[Dialect] = Registry(
@@ -304,6 +362,8 @@ DIALECTS: Registry[Dialect] = Registry(
         "Glm4MoeForCausalLM": f"{_HERE}GLM4_MOE",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
+        "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",
+        "Qwen3NextForCausalLM": f"{_HERE}QWEN3_NEXT",
         "DeepseekV2ForCausalLM": f"{_HERE}DEEPSEEK_V2",
         "DeepseekV3ForCausalLM": f"{_HERE}DEEPSEEK_V3",
     },

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ramify.config.model import ModelConfig, Recurrent
 from ramify.layers.batch import Batch
 from ramify.layers.build import Build
-from ramify.layers.linear import WHOLE, Linear
+from ramify.layers.linear import WHOLE, Interleaved, Linear
 from ramify.layers.loadable import Loadable
 from ramify.layers.rope import Angles
 
@@ -24,13 +24,13 @@ class Convolution(Loadable):
     def __init__(self, build: Build, shape: Recurrent, bias: bool) -> None:
         super().__init__()
         self._conv = build.kernels.conv
-        self.declare("weight", (shape.channels, shape.conv), {WHOLE: shape.channels}, torch.float32, build.device)
+        self.declare("weight", (shape.conv, shape.channels), {WHOLE: shape.conv}, torch.float32, build.device)
         if bias:
             self.declare("bias", (shape.channels,), {WHOLE: shape.channels}, torch.float32, build.device)
 
     def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
         """Checkpoints have the weight as [channels, 1, width]."""
-        super().accept(name, part, tensor.flatten(1) if name == "weight" else tensor, source)
+        super().accept(name, part, tensor.flatten(1).T if name == "weight" else tensor, source)
 
     def forward(self, x_TE: Tensor, layer: int, batch: Batch) -> Tensor:
         return self._conv(x_TE, self.weight, getattr(self, "bias", None), batch.pool.state(layer)[0], batch.states)
@@ -79,9 +79,7 @@ class GatedNorm(Loadable):
 class Mamba2(nn.Module):
     """The mixer of Mamba 2 (Dao and Gu 2024, section 7)."""
 
-    def __init__(
-        self, build: Build, config: ModelConfig, layer: int, *, bias: bool, conv_bias: bool, norm_groups: int = 1
-    ) -> None:
+    def __init__(self, build: Build, config: ModelConfig, layer: int, *, bias: bool, conv_bias: bool) -> None:
         super().__init__()
         shape = config.recurrent
         assert shape is not None
@@ -91,7 +89,7 @@ class Mamba2(nn.Module):
         self.into = Linear(build, config.hidden, sum(self._sizes), bias=bias)
         self.conv = Convolution(build, shape, conv_bias)
         self.dynamics = Dynamics(build, shape.heads, "skip")
-        self.norm = GatedNorm(build, shape.inner, config.norm_eps, norm_groups)
+        self.norm = GatedNorm(build, shape.inner, config.norm_eps, shape.groups)
         self.out = Linear(build, shape.inner, config.hidden, bias=bias)
 
     def forward(self, x_TD: Tensor, angles: Angles, batch: Batch) -> Tensor:
@@ -109,3 +107,41 @@ class Mamba2(nn.Module):
             batch.states,
         )
         return self.out(self.norm(y_TE, gate_TE).to(self._dtype))
+
+
+class DeltaNet(nn.Module):
+    """The gated delta net of Qwen3-Next (Yang et al. 2024): a state of keys and values that a token corrects."""
+
+    def __init__(self, build: Build, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        shape = config.recurrent
+        assert shape is not None
+        self._kernels, self._layer, self._dtype, self._groups = build.kernels, layer, build.dtype, shape.groups
+        self._sizes, self._value = [shape.channels, shape.inner, shape.heads, shape.heads], shape.value
+        heads = shape.heads // shape.groups  # of a group
+        values = heads * shape.value
+        parts = {"qkvz": shape.channels + shape.inner, "ba": 2 * shape.heads}
+        groups = {
+            "qkvz": (shape.groups, [shape.key, shape.key, values, values]),
+            "ba": (shape.groups, [heads, heads]),
+        }
+        self.into = Interleaved(build, config.hidden, parts, groups)
+        self.conv = Convolution(build, shape, bias=False)
+        self.dynamics = Dynamics(build, shape.heads)
+        self.norm = GatedNorm(build, shape.value, config.norm_eps, first=True)
+        self.out = Linear(build, shape.inner, config.hidden)
+
+    def forward(self, x_TD: Tensor, angles: Angles, batch: Batch) -> Tensor:
+        qkv_TE, gate_TE, b_TH, a_TH = self.into(x_TD).split(self._sizes, dim=-1)
+        y_TE = self._kernels.delta(
+            self.conv(qkv_TE, self._layer, batch),
+            a_TH,
+            b_TH,
+            self.dynamics.decay,
+            self.dynamics.bias,
+            self._groups,
+            batch.pool.state(self._layer)[1],
+            batch.states,
+        )
+        by_head = self.norm(y_TE.reshape(-1, self._value), gate_TE.reshape(-1, self._value))
+        return self.out(by_head.view_as(y_TE).to(self._dtype))

@@ -20,10 +20,8 @@ from ramify.models.decoder import Decoder, Stream
 class Mamba2Block(nn.Module):
     def __init__(self, build: Build, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        assert config.recurrent is not None
         bias, conv_bias = config.numbers["use_bias"], config.numbers["use_conv_bias"]
-        groups = config.recurrent.groups
-        self.mixer = state.Mamba2(build, config, layer, bias=bias, conv_bias=conv_bias, norm_groups=groups)
+        self.mixer = state.Mamba2(build, config, layer, bias=bias, conv_bias=conv_bias)
         self.norm = RMSNorm(build, config.hidden, config.norm_eps)
 
     def forward(self, x_TD: Tensor, residual_TD: Tensor | None, angles: Angles, batch: Batch) -> Stream:

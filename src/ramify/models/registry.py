@@ -26,6 +26,7 @@ FAMILIES: Registry[Family] = Registry(
         "GlmForCausalLM": f"{_HERE}GLM",
         "GptOssForCausalLM": f"{_HERE}GPT_OSS",
         "GraniteForCausalLM": f"{_HERE}GRANITE",
+        "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "LlamaForCausalLM": f"{_HERE}LLAMA",
         "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
@@ -38,6 +39,7 @@ FAMILIES: Registry[Family] = Registry(
         "Qwen2MoeForCausalLM": f"{_HERE}QWEN2_MOE",
         "Qwen3ForCausalLM": f"{_HERE}QWEN3",
         "Qwen3MoeForCausalLM": f"{_HERE}QWEN3_MOE",
+        "Qwen3NextForCausalLM": f"{_HERE}QWEN3_NEXT",
         "SmolLM3ForCausalLM": f"{_HERE}SMOLLM3",
     },
 )

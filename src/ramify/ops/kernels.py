@@ -70,7 +70,7 @@ class Kernels:
         N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
         positions no further away than that
     angles: the type of cos and sin for the three that rotate, None for that of what is rotated
-    conv(x_TE, weight_EW, bias_E | None, pool_PWE, spans) -> y_TE: SiLU of a causal convolution of every channel by
+    conv(x_TE, weight_WE, bias_E | None, pool_PWE, spans) -> y_TE: SiLU of a causal convolution of every channel by
         itself, over the tokens of a row and the W - 1 before it, which are in its slot
     ssd(xbc_TE, dt_TH, decay_H, bias_H, skip_H, limits, groups, pool_PHVB, spans) -> y_TE in fp32: the selective scan of
         Mamba 2 (Dao and Gu 2024). With d = softplus(dt + bias) within limits, a head's state S becomes

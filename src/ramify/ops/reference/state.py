@@ -22,13 +22,13 @@ def rows_of(spans: Spans) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         yield int(spans.starts_N[row]), int(spans.from_N[row]), ends
 
 
-def conv(x_TE: Tensor, weight_EW: Tensor, bias_E: Tensor | None, pool_PWE: Tensor, spans: Spans) -> Tensor:
+def conv(x_TE: Tensor, weight_WE: Tensor, bias_E: Tensor | None, pool_PWE: Tensor, spans: Spans) -> Tensor:
     y_TE = torch.empty(x_TE.shape, dtype=x_TE.dtype, device=x_TE.device)
-    behind = weight_EW.shape[1] - 1
+    behind = weight_WE.shape[0] - 1
     for start, source, ends in rows_of(spans):
         inputs = torch.cat((pool_PWE[source], x_TE[start : ends[-1][0]].to(pool_PWE.dtype)))
         seen_TWE = inputs.unfold(0, behind + 1, 1).float()  # [tokens, E, W]
-        total = (seen_TWE * weight_EW.float()).sum(-1)
+        total = (seen_TWE * weight_WE.T.float()).sum(-1)
         y_TE[start : ends[-1][0]] = F.silu(total if bias_E is None else total + bias_E.float()).to(x_TE.dtype)
         for end, slot in ends:
             pool_PWE[slot] = inputs[end - start : end - start + behind]

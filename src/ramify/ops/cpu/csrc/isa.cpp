@@ -1,5 +1,6 @@
 // All kernels, compiled once for each instruction set: RAMIFY_ISA is its name.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "api.h"
@@ -18,6 +19,7 @@ namespace {
 #include "attention.inc"
 #include "sample.inc"
 #include "encode.inc"
+#include "state.inc"
 }  // namespace
 
 #define TEXT_(x) #x
@@ -60,6 +62,12 @@ const Table table = {
     pack_int4<uint16_t>,
     linear_int4<float>,
     linear_int4<uint16_t>,
+    conv<float>,
+    conv<uint16_t>,
+    ssd<float>,
+    ssd<uint16_t>,
+    delta<float>,
+    delta<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA
