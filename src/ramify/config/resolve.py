@@ -444,6 +444,8 @@ def _state_slots(settings: Settings, size: int, per_token: int, room: int, rows:
             "Use a smaller model, a larger --mem-fraction-static, or a machine with more memory.",
         )
     reason = "all that requests and their prefixes can use" if fit >= most else "what fits beside the weights"
+    if fit < rows:
+        reason += f", so that fewer than {rows} requests run at once"
     return int(note("max_mamba_cache_size", min(fit, most), f"{reason}, {each}"))
 
 

@@ -12,7 +12,9 @@ from ramify.config.stored import int8_row
 
 
 class KVPool:
-    """K and V of every layer, `pages` pages and page 0 for padding. One layer's pool is [pages + 1, K, S, C].
+    """K and V of every layer, `pages` pages and page 0 for padding. One layer's pool is [pages + 2, K, S, C].
+
+    There is one page more, `nowhere`, which nobody reads: what need not be kept is written there.
 
     `shared`: values are not stored, they are the first elements of the keys, that many (latent attention).
 
@@ -35,11 +37,11 @@ class KVPool:
         shared: int | None = None,
     ) -> None:
         row = int8_row(head_dim) if dtype is torch.int8 else head_dim
-        shape = (layers, pages + 1, kv_heads, page_size, row)
+        shape = (layers, pages + 2, kv_heads, page_size, row)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device) if shared is None else self.k[..., :shared]
         self._stored = (self.k, self.v) if shared is None else (self.k,)
-        self.page_size = page_size
+        self.page_size, self.nowhere = page_size, pages + 1
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         return self.k[index], self.v[index]

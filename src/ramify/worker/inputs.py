@@ -25,10 +25,10 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: Attentio
     counts, lengths = counts_N.tolist(), (lengths_N + counts_N).tolist()
     starts = (ends_N - counts_N).tolist()
     size, places = slots.page_size, []
-    for table in slots.tables[: len(pool.pools)]:
+    for table, kept in zip(slots.tables, pool.pools, strict=False):
         pages_T = table[slot_T, positions_T // size].long()
         if pool.states is not None:
-            pages_T.masked_fill_(positions_T < slots.read_until[slot_T], 0)  # others' pages, right as they are
+            pages_T.masked_fill_(positions_T < slots.read_until[slot_T], kept.nowhere)  # these are right as they are
         paged = Paged(starts, counts, lengths, table[slots_N, : -(-max(lengths) // size)])
         places.append(Place(pages_T * size + positions_T % size, attention.prepare(paged)))
     return Batch(
