@@ -74,10 +74,10 @@ MAMBA2 = {
     "chunk_size": 32,
     "expand": 2,
 }
+MIXER = {"mamba_n_heads": 8, "mamba_d_state": 24}
 GRANITE4 = {
+    **MIXER,
     "layer_types": ["linear_attention", FULL, "linear_attention"],
-    "mamba_n_heads": 8,
-    "mamba_d_state": 24,
     "shared_intermediate_size": 80,
 }
 DELTA = {
@@ -183,6 +183,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "granitemoehybrid",
         {**GRANITE, **GRANITE4, "num_local_experts": 8, "mamba_n_groups": 4, "mamba_proj_bias": True},
     ),
+    "bamba": ("bamba", {**MIXER, "attn_layer_indices": [1], "mamba_conv_bias": False}),
     "qwen3-next": ("qwen3_next", {**MOE, **DELTA, "num_experts": 6, "shared_expert_intermediate_size": 80}),
     "qwen3-next-dense": (
         "qwen3_next",

@@ -7,13 +7,13 @@ import random
 
 import pytest
 import torch
-from compiled import SETS, TYPES, close, randn, types
+from compiled import TYPES, close, randn, types
 from torch import Tensor
 
 from ramify.config.stored import int8_row
 from ramify.ops.attention import AttentionShape, Paged, Rule
 from ramify.ops.cpu.compiled import ACTIVATIONS, Compiled
-from ramify.ops.cpu.library import instruction_set, load
+from ramify.ops.cpu.library import SETS, instruction_set, load
 from ramify.ops.cpu.paged import PagedAttention
 from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.reference import basic, experts, int4, int8, rope, sample

@@ -120,6 +120,17 @@ def test_what_was_computed_is_not_computed_again() -> None:
     assert world.scheduler.counts.computed_tokens == len(tokens) + 9 + (1 + 2) + (len(whole) - 100 + 2 + 2)
 
 
+@pytest.mark.parametrize(("interval", "hits"), [(16, [80, 48]), (1000, [100, 0])])
+def test_a_follower_waits_where_a_state_will_be(interval: int, hits: list[int]) -> None:
+    """At an interval, as long as it saves much, or at the end of the same prompt. Nobody waits for no state."""
+    world = World(page_size=4, chunk=16, beside=StateShape(60, interval))
+    tokens = [n % 50 for n in range(101)]
+    other = [*tokens[:50], *[1] * 51]
+    world.send(submit("leader", tokens, 2), submit("same", tokens, 2), submit("other", other, 2))
+    world.drain()
+    assert [world.outcomes[name].cached for name in ("same", "other")] == hits
+
+
 def test_a_way_that_parts_is_remembered_where_it_parts() -> None:
     """The second has to compute states of what the tree has already; the third finds one where the ways parted."""
     world = World(page_size=4, beside=StateShape(40, 1000))

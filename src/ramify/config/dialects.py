@@ -276,36 +276,37 @@ MAMBA2 = Dialect(
     reads={"time_step_limit": None, "use_bias": False, "use_conv_bias": True},
     recurrent="ssd",
 )
+HYBRID = {
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_head": "auto",
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+}
+HYBRID_NAMES = {
+    "state_heads": "mamba_n_heads",
+    "state_value": "mamba_d_head",
+    "state_key": "mamba_d_state",
+    "state_groups": "mamba_n_groups",
+    "state_conv": "mamba_d_conv",
+}
+HYBRID_READS = {"time_step_limit": None, "mamba_conv_bias": True, "mamba_proj_bias": False}
+BAMBA = Dialect(
+    {**HYBRID, "rms_norm_eps": 1e-5, "max_position_embeddings": 1 << 18, "partial_rotary_factor": 0.5},
+    names=HYBRID_NAMES,
+    reads={**HYBRID_READS, "partial_rotary_factor": 0.5},
+    recurrent="ssd",
+)
 GRANITE_HYBRID = Dialect(
-    {
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-        "shared_intermediate_size": 1024,
-        "mamba_n_heads": 128,
-        "mamba_n_groups": 1,
-        "mamba_d_state": 256,
-        "mamba_d_head": "auto",
-        "mamba_d_conv": 4,
-        "mamba_expand": 2,
-    },
+    {**HYBRID, "num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024},
     names={
+        **HYBRID_NAMES,
         "moe_intermediate_size": "intermediate_size",
         "intermediate_size": "shared_intermediate_size",
         "shared_expert_intermediate_size": "shared_intermediate_size",
-        "state_heads": "mamba_n_heads",
-        "state_value": "mamba_d_head",
-        "state_key": "mamba_d_state",
-        "state_groups": "mamba_n_groups",
-        "state_conv": "mamba_d_conv",
     },
-    reads={
-        **GRANITE_READS,
-        "num_local_experts": 8,
-        "time_step_limit": None,
-        "position_embedding_type": None,
-        "mamba_conv_bias": True,
-        "mamba_proj_bias": False,
-    },
+    reads={**GRANITE_READS, **HYBRID_READS, "num_local_experts": 8, "position_embedding_type": None},
     recurrent="ssd",
 )
 QWEN3_NEXT = Dialect(
@@ -362,6 +363,7 @@ DIALECTS: Registry[Dialect] = Registry(
         "Glm4MoeForCausalLM": f"{_HERE}GLM4_MOE",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
+        "BambaForCausalLM": f"{_HERE}BAMBA",
         "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",
         "Qwen3NextForCausalLM": f"{_HERE}QWEN3_NEXT",
         "DeepseekV2ForCausalLM": f"{_HERE}DEEPSEEK_V2",

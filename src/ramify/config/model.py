@@ -392,6 +392,9 @@ def _limits(raw: dict[str, Any]) -> tuple[float, float]:
 
 def _recurrent_layers(raw: dict[str, Any], dialect: Dialect, layers: int) -> tuple[bool, ...]:
     types = sequence(raw, "layer_types", layers, (str,))
+    attending = raw.get("attn_layer_indices")  # Bamba
+    if isinstance(attending, list):
+        return tuple(layer not in attending for layer in range(layers))
     if types is None:
         every = positive(raw, "full_attention_interval", dialect.pattern or layers + 1)
         return tuple((layer + 1) % every != 0 for layer in range(layers))

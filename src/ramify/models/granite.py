@@ -16,7 +16,7 @@ from ramify.layers.build import Build
 from ramify.layers.mlp import GatedMLP
 from ramify.layers.moe import SparseMLP, choose_then_softmax
 from ramify.layers.rope import Angles
-from ramify.layers.state import Mamba2
+from ramify.models.bamba import hybrid_mixer
 from ramify.models.decoder import Decoder, PreNormBlock, Stream
 
 
@@ -78,8 +78,7 @@ class GraniteHybrid(Granite):
     def attention(self, build: Build, config: ModelConfig, layer: int) -> nn.Module:
         if not config.is_recurrent(layer):
             return super().attention(build, config, layer)
-        bias, conv_bias = config.numbers["mamba_proj_bias"], config.numbers["mamba_conv_bias"]
-        return Mamba2(build, config, layer, bias=bias, conv_bias=conv_bias)
+        return hybrid_mixer(build, config, layer)
 
     def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
         return GatedMLP(build, config) if config.experts is None else GraniteSharedMoe(build, config)

@@ -368,16 +368,14 @@ def _deepseek_v3(config: ModelConfig) -> Layout:
 # -- layers that keep a state ------------------------------------------------------------------------------------------
 
 
-def _mamba2_mixer(
-    names: Names, config: ModelConfig, here: str, there: str, *, bias: bool, conv_bias: bool, norm: int
-) -> None:
+def _mamba2_mixer(names: Names, config: ModelConfig, here: str, there: str, *, bias: bool, conv_bias: bool) -> None:
     shape, hidden = _shape_of_state(config), config.hidden
     names.linear(f"{here}.in_proj", f"{there}.into", shape.inner + shape.channels + shape.heads, hidden, bias=bias)
     _convolution(names, config, here, there, conv_bias)
     names.tensor(f"{here}.A_log", f"{there}.dynamics", (shape.heads,), "decay")
     names.tensor(f"{here}.dt_bias", f"{there}.dynamics", (shape.heads,), "bias")
     names.tensor(f"{here}.D", f"{there}.dynamics", (shape.heads,), "skip")
-    names.norm(f"{here}.norm", f"{there}.norm", norm)
+    names.norm(f"{here}.norm", f"{there}.norm", shape.inner)
     names.linear(f"{here}.out_proj", f"{there}.out", hidden, shape.inner, bias=bias)
 
 
@@ -396,7 +394,7 @@ def _convolution(names: Names, config: ModelConfig, here: str, there: str, bias:
 
 
 def _mamba2(config: ModelConfig) -> Layout:
-    shape, numbers, layout = _shape_of_state(config), config.numbers, Layout()
+    numbers, layout = config.numbers, Layout()
     outside, names = Names(layout, "", ""), Names(layout, "backbone.", "")
     names.tensor("embeddings.weight", EMBEDDING, (config.vocab, config.hidden))
     names.norm("norm_f", "norm", config.hidden)
@@ -406,7 +404,7 @@ def _mamba2(config: ModelConfig) -> Layout:
         below = names.below(f"layers.{layer}.", f"layers.{layer}.")
         below.norm("norm", "norm", config.hidden)
         bias, conv_bias = numbers["use_bias"], numbers["use_conv_bias"]
-        _mamba2_mixer(below, config, "mixer", "mixer", bias=bias, conv_bias=conv_bias, norm=shape.inner)
+        _mamba2_mixer(below, config, "mixer", "mixer", bias=bias, conv_bias=conv_bias)
     return layout
 
 
@@ -417,14 +415,12 @@ def _embedding_of_old(layout: Layout, names: Collection[str]) -> Layout:
 
 
 def _granite_hybrid(config: ModelConfig) -> Layout:
-    numbers, hidden = config.numbers, config.hidden
+    hidden = config.hidden
 
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         if config.is_recurrent(layer):
-            bias, conv_bias = numbers["mamba_proj_bias"], numbers["mamba_conv_bias"]
-            norm = _shape_of_state(config).inner
-            _mamba2_mixer(names, config, "mamba", "attention", bias=bias, conv_bias=conv_bias, norm=norm)
+            _hybrid_mixer(names, config)
         else:
             attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
         shared = "mlp" if config.experts is None else "mlp.shared"
@@ -434,6 +430,27 @@ def _granite_hybrid(config: ModelConfig) -> Layout:
             _granite_experts(names, config)
 
     return decoder(config, block)
+
+
+def _bamba(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        names.norm("input_layernorm", "attention_norm", config.hidden)
+        names.norm("pre_ff_layernorm", "mlp_norm", config.hidden)
+        if config.is_recurrent(layer):
+            _hybrid_mixer(names, config)
+        else:
+            attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        gated_mlp(names, config, "feed_forward")
+
+    layout = decoder(config, block)
+    layout["model.final_layernorm.weight"] = layout.pop("model.norm.weight")
+    return layout
+
+
+def _hybrid_mixer(names: Names, config: ModelConfig) -> None:
+    """Where a hybrid has Mamba 2 in place of attention."""
+    bias, conv_bias = config.numbers["mamba_proj_bias"], config.numbers["mamba_conv_bias"]
+    _mamba2_mixer(names, config, "mamba", "attention", bias=bias, conv_bias=conv_bias)
 
 
 def _qwen3_next(config: ModelConfig) -> Layout:
@@ -495,6 +512,7 @@ GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, models="GLM-4.5")
 DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, models="DeepSeek V2")
 DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, models="DeepSeek V3 and R1 in bf16")
 MAMBA2 = Family("ramify.models.mamba2:Mamba2", _mamba2, _embedding_of_old, models="Mamba 2, Codestral Mamba")
+BAMBA = Family("ramify.models.bamba:Bamba", _bamba, models="Bamba")
 GRANITE_HYBRID = Family(
     "ramify.models.granite:GraniteHybrid", _granite_hybrid, models="Granite 4, dense and with experts"
 )

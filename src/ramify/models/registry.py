@@ -13,6 +13,7 @@ _HERE = "ramify.models.layouts:"
 FAMILIES: Registry[Family] = Registry(
     "models",
     {
+        "BambaForCausalLM": f"{_HERE}BAMBA",
         "Cohere2ForCausalLM": f"{_HERE}COHERE2",
         "CohereForCausalLM": f"{_HERE}COHERE",
         "DeepseekV2ForCausalLM": f"{_HERE}DEEPSEEK_V2",
