@@ -402,6 +402,27 @@ def test_attention(
     close(ours, reference)
 
 
+@types
+@pools
+@pytest.mark.parametrize("page", [16, 24, 64])
+def test_rows_that_share_a_beginning(library: ctypes.CDLL, page: int, stored: torch.dtype, dtype: torch.dtype) -> None:
+    """They read it together, and each has the bits that it has alone."""
+    shared = {0: 1152, 2: 1152, 3: 576, 5: 1152, 6: 576, 7: 1152, 8: 1152, 9: 1152, 10: 1152, 11: 1152, 12: 1152}
+    rows = [(1, 1200 + 7 * row if row in shared else 1100 + row) for row in range(13)]
+    rows[9], rows[4] = (1, 1160), (3, 1300)
+    world = World(rows, 4, 2, 32, page, dtype, stored)
+    for row, tokens in shared.items():
+        world.tables[row, : tokens // page] = world.tables[0, : tokens // page]
+    backend = PagedAttention(library)
+    together = world.attend(backend)
+    close(together, world.attend(ReferenceAttention()))
+    paged = world.paged
+    for row, (start, count, length) in enumerate(zip(paged.starts, paged.counts, paged.lengths, strict=True)):
+        alone = backend.prepare(Paged([0], [count], [length], world.tables[row : row + 1]))
+        found = backend.forward(world.q[start : start + count], world.k, world.v, alone, PLAIN)
+        assert torch.equal(found, together[start : start + count])
+
+
 RULES = {
     "window": Rule(0.2, window=37),
     "narrow": Rule(0.2, window=1),
