@@ -77,6 +77,15 @@ def test_a_checkpoint_saved_from_below_the_head(tmp_path: Path) -> None:
     assert relative_error(all_logits(make_runner(tmp_path), tokens, [50]), reference_logits(model, tokens)) < 1e-4
 
 
+def test_an_embedding_under_its_old_name(tmp_path: Path) -> None:
+    """As Mamba 2 was first published."""
+    save("mamba2", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert "backbone.embedding.weight" in checked_tensors(tmp_path, read_config(tmp_path))
+
+
 def test_layers_that_guess_further_tokens_are_left_alone(tmp_path: Path) -> None:
     """Published checkpoints of DeepSeek V3 and GLM 4.5 have one behind the last."""
     save("deepseek-v3", tmp_path)

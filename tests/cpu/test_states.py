@@ -84,6 +84,20 @@ def test_a_way_that_parts_is_remembered_where_it_parts(made: ramify.Engine) -> N
         assert output == fresh or load() is None
 
 
+def test_turns_of_a_session_go_on_from_a_state(made: ramify.Engine) -> None:
+    made.flush_cache()
+    name, known, after = made.open_session(500), tokens(70, 8), None
+    for number in range(3):
+        new = known if after is None else tokens(30, 9 + number)
+        answer = made.generate(input_ids=new, sampling_params=GREEDY, session_params={"id": name, "rid": after})
+        known = known if after is None else [*known, *new]
+        assert (answer["meta_info"]["cached_tokens"] > 0) == (after is not None)
+        known, after = [*known, *answer["output_ids"]], answer["meta_info"]["id"]
+        with_it = answer["output_ids"]
+        assert ask(made, known[: -len(with_it)])[0] == with_it or load() is None
+    made.close_session(name)
+
+
 def test_few_slots_are_enough(folder: Path, made: ramify.Engine) -> None:
     """Two: one request at a time, in any number."""
     prompts = [tokens(60 + 7 * n, n) for n in range(6)]
