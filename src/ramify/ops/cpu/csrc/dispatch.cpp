@@ -271,8 +271,9 @@ void ramify_ssd(int bf16, const void* x, const void* step, const float* decay, c
                 float* y, float* pool, const int64_t* starts, const int64_t* from, const int64_t* offsets,
                 const int64_t* ends, const int64_t* to, int64_t rows, float low, float high, int64_t step_stride,
                 int64_t heads, int64_t groups, int64_t value, int64_t key) {
-    const States a = {x,   step,        nullptr, decay, bias,   skip,  y,  pool, {starts, from, offsets, ends, to, rows},
-                      low, high,        step_stride, 0, heads,  groups, value, key};
+    const Spans spans = {starts, from, offsets, ends, to, rows};
+    const States a = {x, step, nullptr, decay, bias, skip, y, pool, spans, low, high, step_stride, 0, heads, groups, value,
+                      key};
     bf16 ? chosen->others->ssd_bf16(a) : chosen->others->ssd_f32(a);
 }
 
@@ -280,8 +281,9 @@ void ramify_delta(int bf16, const void* x, const void* step, const void* rate, c
                   float* y, float* pool, const int64_t* starts, const int64_t* from, const int64_t* offsets,
                   const int64_t* ends, const int64_t* to, int64_t rows, int64_t step_stride, int64_t rate_stride,
                   int64_t heads, int64_t groups, int64_t value, int64_t key) {
-    const States a = {x, step, rate,        decay,       bias,  nullptr, y,     pool, {starts, from, offsets, ends, to, rows},
-                      0, 0,    step_stride, rate_stride, heads, groups,  value, key};
+    const Spans spans = {starts, from, offsets, ends, to, rows};
+    const States a = {x, step, rate, decay, bias, nullptr, y, pool, spans, 0, 0, step_stride, rate_stride, heads, groups,
+                      value, key};
     bf16 ? chosen->others->delta_bf16(a) : chosen->others->delta_f32(a);
 }
 
