@@ -16,6 +16,7 @@ from ramify.config.resolve import resolve
 from ramify.config.settings import Settings
 from ramify.core.params import SamplingParams
 from ramify.engine.assemble import make_executor
+from ramify.layers.batch import Batch
 from ramify.ops.cpu.library import instruction_set
 from ramify.wire.plan import Grant, Opened, Plan, Row
 from ramify.worker.runner import Runner
@@ -40,16 +41,26 @@ def all_logits(runner: Runner, tokens: list[int], chunks: list[int]) -> torch.Te
     pages = list(range(1, len(tokens) // runner.slots.page_size + 2))
     opened = Opened(0, 1, tokens, len(tokens), 0, SamplingParams(), 0)
     grants = [Grant(0, group, pages[::-1] if group else pages) for group in range(len(runner.pool.pools))]
+    if runner.pool.states is not None:
+        grants.append(Grant(0, len(grants), [1 + page % 3 // 2 for page in pages]))  # now and then another slot
     found, first = [], True
+    hidden, forward = [], runner._hidden
+
+    def keeping(batch: Batch) -> torch.Tensor:
+        """A step is computed once: states cannot be taken back."""
+        hidden.append(forward(batch))
+        return hidden[-1]
+
+    runner._hidden = keeping  # type: ignore[assignment]
     for step, count in enumerate(chunks, 1):
         row = Row(0, 1, count, False)
         plan = Plan(step, [row], [opened] if first else [], grants if first else [], [], [])
         first = False
         with torch.inference_mode():
             forwarded = runner.forward(plan)
-            assert forwarded.batch is not None
-            found.append(runner.model.logits(runner.model(forwarded.batch)).float())
+            found.append(runner.model.logits(hidden.pop()).float())
             runner.sample(forwarded)
+    runner._hidden = forward
     return torch.cat(found)
 
 

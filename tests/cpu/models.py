@@ -66,6 +66,30 @@ MLA = {
     **MOE,
 }
 
+MAMBA2 = {
+    "num_heads": 8,
+    "head_dim": 16,
+    "state_size": 16,
+    "n_groups": 2,
+    "chunk_size": 32,
+    "expand": 2,
+}
+MIXER = {"mamba_n_heads": 8, "mamba_d_state": 24}
+GRANITE4 = {
+    **MIXER,
+    "layer_types": ["linear_attention", FULL, "linear_attention"],
+    "shared_intermediate_size": 80,
+}
+DELTA = {
+    "initializer_range": 0.08,  # of wilder weights, transformers' own two ways to compute a delta rule differ by 1e-4
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 24,
+    "linear_value_head_dim": 16,
+}
+
 # name -> (model type, changes to SMALL): a family is a row
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"num_key_value_heads": 4}),
@@ -150,6 +174,32 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "topk_group": 2,
             "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
         },
+    ),
+    "granite4": (
+        "granitemoehybrid",
+        {**GRANITE, **GRANITE4, "num_local_experts": 0, "position_embedding_type": "rope"},
+    ),
+    "granite4-moe": (
+        "granitemoehybrid",
+        {**GRANITE, **GRANITE4, "num_local_experts": 8, "mamba_n_groups": 4, "mamba_proj_bias": True},
+    ),
+    "bamba": ("bamba", {**MIXER, "attn_layer_indices": [1], "mamba_conv_bias": False}),
+    "qwen3-next": ("qwen3_next", {**MOE, **DELTA, "num_experts": 6, "shared_expert_intermediate_size": 80}),
+    "qwen3-next-dense": (
+        "qwen3_next",
+        {
+            **MOE,
+            **DELTA,
+            "num_experts": 6,
+            "mlp_only_layers": [0, 1, 2],
+            "attention_bias": True,
+            "num_hidden_layers": 5,
+        },
+    ),
+    "mamba2": ("mamba2", MAMBA2),
+    "mamba2-tied": (
+        "mamba2",
+        {**MAMBA2, "n_groups": 1, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True},
     ),
 }
 

@@ -77,6 +77,15 @@ def test_a_checkpoint_saved_from_below_the_head(tmp_path: Path) -> None:
     assert relative_error(all_logits(make_runner(tmp_path), tokens, [50]), reference_logits(model, tokens)) < 1e-4
 
 
+def test_an_embedding_under_its_old_name(tmp_path: Path) -> None:
+    """As Mamba 2 was first published."""
+    save("mamba2", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert "backbone.embedding.weight" in checked_tensors(tmp_path, read_config(tmp_path))
+
+
 def test_layers_that_guess_further_tokens_are_left_alone(tmp_path: Path) -> None:
     """Published checkpoints of DeepSeek V3 and GLM 4.5 have one behind the last."""
     save("deepseek-v3", tmp_path)
@@ -141,7 +150,7 @@ def test_windows_whose_pages_are_scarce(tmp_path: Path, name: str) -> None:
     prompts = [stem[: rnd.randrange(60)] + tokens_of(rnd, rnd.randrange(1, 60), vocab) for _ in range(24)]
     settings = {"chunked_prefill_size": 16, "page_size": 4, "max_running_requests": 2, "max_total_tokens": 1600}
     with engine(tmp_path, **settings) as scarce:
-        pages = scarce._loop.scheduler.ledger.window.pool.total
+        pages = scarce._loop.scheduler.ledger.beside.pool.total
         assert pages * 4 <= 400
         outputs = scarce.generate(input_ids=prompts, sampling_params=GREEDY)
         again = scarce.generate(input_ids=prompts, sampling_params=GREEDY)
@@ -196,11 +205,12 @@ def scenarios(folder: Path, model: PreTrainedModel) -> Iterator[tuple[str, list[
         yield "alone", prompts[:3], [alone.generate(input_ids=p, sampling_params=GREEDY) for p in prompts[:3]], alone
         warm = [p + tokens_of(rnd, 5, vocab) for p in prompts[:3]]
         outputs = [alone.generate(input_ids=p, sampling_params=GREEDY) for p in warm]
-        windowed = read_config(folder).window is not None
+        config = read_config(folder)
         for output, prompt in zip(outputs, prompts, strict=False):
             # The page where a prompt ends and its output begins is not shared before the output is there, and by then
-            # the window may have left it: such a hit ends with the page before.
-            known = len(prompt) // 16 * 16 if windowed else len(prompt)
+            # the window may have left it: such a hit ends with the page before. So does one on a state.
+            paged = config.window is not None or config.recurrent is not None
+            known = (len(prompt) - (config.recurrent is not None)) // 16 * 16 if paged else len(prompt)
             assert known <= output["meta_info"]["cached_tokens"] <= len(prompt)
         yield "warm", warm, outputs, alone
     with engine(folder) as batched:

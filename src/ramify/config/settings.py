@@ -95,6 +95,14 @@ class CacheSettings:
     max_total_tokens: int | None = setting(
         None, "Size of the KV cache in tokens. Default: from the memory plan.", within=Range(1, MANY)
     )
+    max_mamba_cache_size: int | None = setting(
+        None,
+        "Slots for the states of layers that keep one (Mamba 2 and its like). Default: from the memory plan.",
+        within=Range(2, MANY),
+    )
+    mamba_track_interval: int = setting(
+        256, "Tokens after which a state is kept, for others to go on from.", within=Range(1, MANY)
+    )
     disable_radix_cache: bool = setting(False, "Reuse no prefixes.")
 
 

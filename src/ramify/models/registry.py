@@ -13,6 +13,7 @@ _HERE = "ramify.models.layouts:"
 FAMILIES: Registry[Family] = Registry(
     "models",
     {
+        "BambaForCausalLM": f"{_HERE}BAMBA",
         "Cohere2ForCausalLM": f"{_HERE}COHERE2",
         "CohereForCausalLM": f"{_HERE}COHERE",
         "DeepseekV2ForCausalLM": f"{_HERE}DEEPSEEK_V2",
@@ -26,8 +27,10 @@ FAMILIES: Registry[Family] = Registry(
         "GlmForCausalLM": f"{_HERE}GLM",
         "GptOssForCausalLM": f"{_HERE}GPT_OSS",
         "GraniteForCausalLM": f"{_HERE}GRANITE",
+        "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "LlamaForCausalLM": f"{_HERE}LLAMA",
+        "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
         "MistralForCausalLM": f"{_HERE}LLAMA",
         "MixtralForCausalLM": f"{_HERE}MIXTRAL",
         "Olmo2ForCausalLM": f"{_HERE}OLMO2",
@@ -37,6 +40,7 @@ FAMILIES: Registry[Family] = Registry(
         "Qwen2MoeForCausalLM": f"{_HERE}QWEN2_MOE",
         "Qwen3ForCausalLM": f"{_HERE}QWEN3",
         "Qwen3MoeForCausalLM": f"{_HERE}QWEN3_MOE",
+        "Qwen3NextForCausalLM": f"{_HERE}QWEN3_NEXT",
         "SmolLM3ForCausalLM": f"{_HERE}SMOLLM3",
     },
 )
