@@ -13,6 +13,7 @@ from typing import Any
 
 from ramify.config.dialects import ARITHMETIC, Dialect, dialect_of
 from ramify.config.fields import above_zero, choice, flag, is_number, positive, sequence
+from ramify.config.generic import Generic
 from ramify.config.head import Encoder, Head
 from ramify.config.rope import FULL, SLIDING, Rope, read_ropes
 from ramify.core.errors import StartupError
@@ -62,7 +63,8 @@ class ModelConfig:
     vectors or scores and no tokens.
 
     Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. `numbers` holds
-    what else the family reads (see `config.dialects`).
+    what else the family reads (see `config.dialects`). With `generic` transformers' code computes the model, and what
+    only families read says nothing.
     """
 
     architecture: str
@@ -91,6 +93,7 @@ class ModelConfig:
     numbers: dict[str, Any] = field(default_factory=dict)
     experts: Experts | None = None
     latent: Latent | None = None
+    generic: Generic | None = None
 
     def window_of(self, layer: int) -> int | None:
         """How far back a layer sees; None: to the beginning."""
@@ -105,11 +108,15 @@ class ModelConfig:
     @property
     def softcapped(self) -> bool:
         """Scores are held below a cap."""
+        if self.generic is not None:
+            return self.generic.softcap
         return self.numbers.get("attn_logit_softcapping") is not None
 
     @property
     def sinks(self) -> bool:
         """Heads have attention sinks."""
+        if self.generic is not None:
+            return self.generic.sinks
         return self.architecture == "GptOssForCausalLM"
 
     @property
@@ -125,6 +132,8 @@ class ModelConfig:
     @property
     def parameters(self) -> int:
         """Number of weights, up to norms and biases: for the memory plan before anything is loaded."""
+        if self.generic is not None:
+            return self.generic.parameters
         attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
         layers = self.layers * (attention + 2 * self.hidden) + sum(map(self._mlp_of, range(self.layers)))
         return layers + self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
@@ -132,6 +141,8 @@ class ModelConfig:
     @property
     def expert_parameters(self) -> int:
         """Of these, weights of routed experts, which no scheme quantizes."""
+        if self.generic is not None:
+            return self.generic.elsewhere
         experts = self.experts
         return 0 if experts is None else 3 * self.hidden * experts.mlp * experts.count * sum(experts.sparse)
 
@@ -167,7 +178,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
     """From the contents of `config.json` and `generation_config.json`."""
-    architecture = _architecture(raw)
+    architecture = architecture_of(raw)
     dialect = dialect_of(architecture)
     given, raw = raw, _translated(raw, dialect)
     hidden, heads = positive(raw, "hidden_size"), positive(raw, "num_attention_heads")
@@ -210,7 +221,8 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
     )
 
 
-def _architecture(raw: dict[str, Any]) -> str:
+def architecture_of(raw: dict[str, Any]) -> str:
+    """The first that is named."""
     names = raw.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise StartupError("config.json names no architecture", 'It needs "architectures": ["..."].')
@@ -274,7 +286,7 @@ def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -
     window = positive(raw, "sliding_window")
     if not dialect.windows:
         raise StartupError(
-            f"config.json: sliding_window {window}, and {_architecture(raw)} has no windows here",
+            f"config.json: sliding_window {window}, and {architecture_of(raw)} has no windows here",
             "Where transformers ignores it too, take it out of config.json.",
         )
     windowed = _layer_types(raw, layers) or _layer_pattern(raw, dialect, layers)
