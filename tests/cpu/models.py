@@ -203,9 +203,73 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# Computed by transformers' code: a row is all that a model needs there
+GENERIC: dict[str, tuple[str, dict[str, Any]]] = {
+    "afmoe": (
+        "afmoe",
+        {
+            "head_dim": 16,
+            "num_hidden_layers": 4,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "sliding_window": 24,
+        },
+    ),
+    "apertus": ("apertus", {}),
+    "arcee": ("arcee", {"head_dim": 20}),
+    "cwm": ("cwm", {"head_dim": 16, "sliding_window": 24}),
+    "ernie4.5": ("ernie4_5", {"head_dim": 16}),
+    "exaone4": ("exaone4", {"sliding_window": 24, "num_hidden_layers": 4}),
+    "gpt-bigcode": ("gpt_bigcode", {**GPT2, "n_inner": 96}),
+    "helium": ("helium", {"head_dim": 16}),
+    "hunyuan": ("hunyuan_v1_dense", {"head_dim": 16}),
+    "minicpm3": (
+        "minicpm3",
+        {
+            "q_lora_rank": 32,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 16,
+            "num_key_value_heads": 4,
+        },
+    ),
+    "ministral3": ("ministral3", {"head_dim": 16}),
+    "nemotron": ("nemotron", {"tie_word_embeddings": True}),
+    "olmo": ("olmo", {"clip_qkv": 2.0}),
+    "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 2}),
+    "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 32, "tie_word_embeddings": True}),
+    "persimmon": ("persimmon", {}),
+    "phi2": ("phi", {"qk_layernorm": True}),
+    "phimoe": ("phimoe", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "pythia": ("gpt_neox", {}),
+    "seed-oss": ("seed_oss", {"head_dim": 16}),
+    "starcoder2": ("starcoder2", {"sliding_window": 24}),
+    "bitnet": ("bitnet", {}),
+    "ctrl": ("ctrl", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512, "dff": 96}),
+    "ernie4.5-moe": (
+        "ernie4_5_moe",
+        {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 48, "head_dim": 16},
+    ),
+    "exaone-moe": ("exaone_moe", {"head_dim": 16}),
+    "flex-olmo": ("flex_olmo", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "glm4-moe-lite": ("glm4_moe_lite", {**MLA, "q_lora_rank": 24, "n_group": 1, "topk_group": 1}),
+    "hunyuan-moe": ("hunyuan_v1_moe", {"head_dim": 16, "num_experts": 4, "moe_topk": 2}),
+    "hyperclovax": ("hyperclovax", {"head_dim": 16}),
+    "jais2": ("jais2", {"head_dim": 16}),
+    "mellum": ("mellum", {}),
+    "minimax-m2": ("minimax_m2", {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "ministral": ("ministral", {"sliding_window": 24, "head_dim": 16}),
+    "modernbert-decoder": ("modernbert-decoder", {}),
+    "nanochat": ("nanochat", {}),
+    "solar-open": ("solar_open", {"head_dim": 16, "n_routed_experts": 4, **MOE}),
+    "vaultgemma": ("vaultgemma", {"head_dim": 16, "sliding_window": 24}),
+}
+
 
 def make_config(name: str) -> PreTrainedConfig:
-    kind, changes = FAMILIES[name]
+    kind, changes = {**FAMILIES, **GENERIC}[name]
     config = AutoConfig.for_model(kind, **{**SMALL, **changes})
     config.architectures = [AutoModelForCausalLM._model_mapping[type(config)].__name__]
     return config

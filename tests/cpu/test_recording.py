@@ -153,6 +153,9 @@ def test_operations_of_torch_are_made_again_too(recorder: CpuRecorder) -> None:
         lambda x: x + torch.tensor([1.0, 2.0, 3.0]),
         lambda x: x if bool(x.any()) else -x,
         lambda x: x + torch.rand(3),
+        lambda x: x * len(x.tolist()),
+        lambda x: x * float(x.numpy()[0]),
+        lambda x: torch.nn.functional.dropout(x, 0.5, training=True),
     ],
 )
 def test_what_hangs_on_numbers_is_not_recorded(recorder: CpuRecorder, compute: Callable[[Tensor], Tensor]) -> None:
@@ -160,6 +163,14 @@ def test_what_hangs_on_numbers_is_not_recorded(recorder: CpuRecorder, compute: C
         recorder.record(lambda: compute(torch.ones(3)))
     _, made = recorder.record(lambda: torch.ones(3) * 2)
     assert torch.equal(made(), torch.full((3,), 2.0))
+
+
+def test_dropout_outside_of_training_is_recorded(recorder: CpuRecorder) -> None:
+    x = torch.ones(3)
+    with torch.inference_mode():
+        _, made = recorder.record(lambda: torch.nn.functional.dropout(x, 0.5, training=False) * 2)
+        x.fill_(3)
+        assert torch.equal(made(), torch.full((3,), 6.0))
 
 
 def test_a_model_that_cannot_be_recorded_is_computed(runner: Runner, caplog: pytest.LogCaptureFixture) -> None:

@@ -77,7 +77,8 @@ def test_booleans() -> None:
 def sample(name: str) -> object:
     """A value for a setting that is not its default."""
     special = {
-        "load_format": "dummy", "dtype": "float32", "device": "cpu", "attention_backend": "reference",
+        "load_format": "dummy", "model_impl": "native",
+        "dtype": "float32", "device": "cpu", "attention_backend": "reference",
         "linear_backend": "torch",
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
         "grammar_backend": "llguidance", "quantization": "w8a8", "kv_cache_dtype": "int8",

@@ -14,6 +14,7 @@ from typing import Any
 
 from ramify.config.dialects import ARITHMETIC, Dialect, dialect_of
 from ramify.config.fields import above_zero, choice, flag, is_number, positive, sequence
+from ramify.config.generic import Generic
 from ramify.config.head import Encoder, Head
 from ramify.config.rope import FULL, SLIDING, Rope, read_ropes
 from ramify.core.errors import StartupError
@@ -98,7 +99,8 @@ class ModelConfig:
     vectors or scores and no tokens.
 
     Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. `numbers` holds
-    what else the family reads (see `config.dialects`).
+    what else the family reads (see `config.dialects`). With `generic` transformers' code computes the model, and what
+    only families read says nothing.
     """
 
     architecture: str
@@ -128,6 +130,7 @@ class ModelConfig:
     experts: Experts | None = None
     latent: Latent | None = None
     recurrent: Recurrent | None = None
+    generic: Generic | None = None
 
     def window_of(self, layer: int) -> int | None:
         """How far back a layer sees; None: to the beginning."""
@@ -150,11 +153,15 @@ class ModelConfig:
     @property
     def softcapped(self) -> bool:
         """Scores are held below a cap."""
+        if self.generic is not None:
+            return self.generic.softcap
         return self.numbers.get("attn_logit_softcapping") is not None
 
     @property
     def sinks(self) -> bool:
         """Heads have attention sinks."""
+        if self.generic is not None:
+            return self.generic.sinks
         return self.architecture == "GptOssForCausalLM"
 
     @property
@@ -172,6 +179,8 @@ class ModelConfig:
     @property
     def parameters(self) -> int:
         """Number of weights, up to norms and biases: for the memory plan before anything is loaded."""
+        if self.generic is not None:
+            return self.generic.parameters
         attention = self.attending * self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
         layers = attention + self.layers * 2 * self.hidden + sum(map(self._mlp_of, range(self.layers)))
         if (shape := self.recurrent) is not None:
@@ -182,6 +191,8 @@ class ModelConfig:
     @property
     def expert_parameters(self) -> int:
         """Of these, weights of routed experts, which no scheme quantizes."""
+        if self.generic is not None:
+            return self.generic.elsewhere
         experts = self.experts
         return 0 if experts is None else 3 * self.hidden * experts.mlp * experts.count * sum(experts.sparse)
 
@@ -217,7 +228,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
     """From the contents of `config.json` and `generation_config.json`."""
-    architecture = _architecture(raw)
+    architecture = architecture_of(raw)
     dialect = dialect_of(architecture)
     given, raw = raw, _translated(raw, dialect)
     hidden, heads = positive(raw, "hidden_size"), positive(raw, "num_attention_heads")
@@ -262,7 +273,8 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
     )
 
 
-def _architecture(raw: dict[str, Any]) -> str:
+def architecture_of(raw: dict[str, Any]) -> str:
+    """The first that is named."""
     names = raw.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise StartupError("config.json names no architecture", 'It needs "architectures": ["..."].')
@@ -328,7 +340,7 @@ def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -
     window = positive(raw, "sliding_window")
     if not dialect.windows:
         raise StartupError(
-            f"config.json: sliding_window {window}, and {_architecture(raw)} has no windows here",
+            f"config.json: sliding_window {window}, and {architecture_of(raw)} has no windows here",
             "Where transformers ignores it too, take it out of config.json.",
         )
     windowed = _layer_types(raw, layers) or _layer_pattern(raw, dialect, layers)

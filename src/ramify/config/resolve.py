@@ -128,6 +128,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     note = _Notes(settings.sources)
     bundled = settings.model.model_path is None
     note("task", *_task(settings, model, note))
+    note("model_impl", *_implementation(settings, model, note))
     note("model", str(folder), "bundled with ramify, since none was asked for" if bundled else note.asked("model_path"))
     served = note.asked_or(
         "served_model_name",
@@ -167,7 +168,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
         attention=(attention := _attention(settings, model, machine, dtype, note)),
-        linears=_linears(settings, machine, dtype, quantization, attention, note),
+        linears=_linears(settings, model, machine, dtype, quantization, attention, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
@@ -182,6 +183,16 @@ def _task(settings: Settings, model: ModelConfig, note: _Notes) -> tuple[str, st
         return head.task, note.asked("is_embedding")
     how = f"{' and '.join(head.pooling)} of the hidden states, {head.size} numbers"
     return head.task, f"{model.architecture}{' and modules.json' if head.task == 'embed' else ''}: {how}"
+
+
+def _implementation(settings: Settings, model: ModelConfig, note: _Notes) -> tuple[str, str]:
+    """Whose code computes the model."""
+    name = "native" if model.generic is None else "transformers"
+    if settings.model.model_impl != "auto":
+        return name, note.asked("model_impl")
+    if model.generic is None:
+        return name, f"ramify has code of its own for {model.architecture}"
+    return name, f"no native code computes this {model.architecture}: {model.generic.release} does, over our cache"
 
 
 def _taken_as_asked(settings: Settings, note: _Notes) -> tuple[Decision, ...]:
@@ -344,7 +355,15 @@ def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: 
     return str(note("attention_backend", "torch_native", "torch's fused attention over gathered pages"))
 
 
-def _linears(settings: Settings, machine: Machine, dtype: str, quantization: str, attention: str, note: _Notes) -> str:
+def _linears(
+    settings: Settings,
+    model: ModelConfig,
+    machine: Machine,
+    dtype: str,
+    quantization: str,
+    attention: str,
+    note: _Notes,
+) -> str:
     asked, compiled = settings.model.linear_backend, _compiled(machine, dtype)
     if asked == "packed" and not compiled:
         raise StartupError(f"--linear-backend packed: no kernels are compiled here for {dtype}", "See ramify doctor.")
@@ -359,12 +378,16 @@ def _linears(settings: Settings, machine: Machine, dtype: str, quantization: str
         chosen = note("linear_backend", "reference", why)
     else:
         chosen = note("linear_backend", "torch", "torch, weights as they come")
-    _invariance(chosen == "packed", attention == "cpu", note)
+    _invariance(model, chosen == "packed", attention == "cpu", note)
     return str(chosen)
 
 
-def _invariance(linears: bool, attention: bool, note: _Notes) -> None:
+def _invariance(model: ModelConfig, linears: bool, attention: bool, note: _Notes) -> None:
     """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
+    if model.generic is not None:
+        between = "what transformers' code computes between linears and attention is torch's"
+        note("batch_invariance", "no", f"{between}, whose rounding depends on what else is in the step")
+        return
     if linears and attention:
         note("batch_invariance", "yes", "every sum has one order, whatever else is in the step")
         return

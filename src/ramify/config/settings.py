@@ -54,6 +54,9 @@ class ModelSettings:
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     served_model_name: str | None = setting(None, "Name in /v1/models and in answers. Default: the model path.")
     is_embedding: bool = setting(False, "Serve embeddings of a model whose files say that it generates.")
+    model_impl: Literal["auto", "native", "transformers"] = setting(
+        "auto", "Whose code computes the model. auto: ramify's own where it has some, else transformers'."
+    )
     load_format: Literal["auto", "safetensors", "dummy", "none"] = setting(
         "auto", "dummy: random weights, from config.json alone. none: no model, made-up tokens at once."
     )

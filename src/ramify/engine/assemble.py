@@ -167,7 +167,7 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     schemes = schemes_of(resolved.quantization, kernels)
     built = build_model(Build(kernels, attention, *schemes, dtype, platform.device, resolved.context), model)
     if settings.load_format == "dummy":
-        dummy_weights(built, settings.random_seed)
+        dummy_weights(built, model, settings.random_seed)
     else:
         load_weights(built, resolved.folder, model, progress)
     pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)

@@ -58,8 +58,22 @@ ENCODERS: Registry[Family] = Registry(
 )
 
 
+# What transformers' code computes brings its own tensors: see `generic_load`.
+GENERIC_DECODER = Family("ramify.models.generic:GenericDecoder", lambda config: {})
+GENERIC_ENCODER = Family("ramify.models.generic:GenericEncoder", lambda config: {})
+
+
+def is_native(architecture: str) -> bool:
+    """Whether a family computes it, or what stands below its head."""
+    base, ending = split(architecture)
+    backbones = () if ending == "" else (base + each for each in GENERATES)
+    return architecture in FAMILIES or base in ENCODERS or any(name in FAMILIES for name in backbones)
+
+
 def family_of(config: ModelConfig) -> Family:
     """The family of a model, or an error that lists what there is."""
+    if config.generic is not None:
+        return GENERIC_DECODER if config.encoder is None else GENERIC_ENCODER
     if config.head is not None:
         return headed(backbone_of(config), config.head)
     if config.architecture not in FAMILIES:

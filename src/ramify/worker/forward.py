@@ -20,7 +20,7 @@ MOST_ROWS = 64  # of a recorded step: with more the kernels take so long that wh
 
 class Model(Protocol):
     """What the worker asks of a model: see `models.llama.Llama`. `__call__` may look at the shapes in a batch, and not
-    at the numbers, in Python. Most ways to look are noticed when a step is recorded; `tolist` and `numpy` are not.
+    at the numbers, in Python. Ways to look are noticed when a step is recorded, and then nothing is.
     """
 
     def __call__(self, batch: Batch, /) -> Tensor: ...
