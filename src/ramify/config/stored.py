@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ramify.config.model import ModelConfig
+from ramify.config.quantized import Quantized
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 SCALE_BYTES = 4
@@ -29,14 +30,20 @@ def _kept_bytes(model: ModelConfig, dtype: str) -> int:
     return heads * sum(int8_row(size) if dtype == "int8" else size * ELEMENT_BYTES[dtype] for size in sizes)
 
 
-def weight_bytes(model: ModelConfig, dtype: str, quantization: str) -> int:
-    """Bytes of all weights, quantized or not; up to norms, biases and what packing pads.
+OFFSETS = {"int4 with offsets": 0.5}  # bits of a weight beside its four and its scale's, for groups of 32
+
+
+def weight_bytes(model: ModelConfig, dtype: str, quantization: str, quantized: Quantized | None = None) -> int:
+    """Bytes of all weights, quantized or not; up to norms, biases and what packing pads. `quantized` is how the
+    checkpoint stores them, which counts where nothing else was asked for.
 
     An int8 row has a scale and a sum, 8 bytes, for its inputs: `hidden` or more of them. In int4 a group has a scale of
     two bytes, and embeddings and heads are int8.
     """
     if quantization == "none":
         return model.parameters * ELEMENT_BYTES[dtype]
+    if quantized is not None and quantization == quantized.method:
+        return _kept_weights(model, dtype, quantized)
     vocabulary = model.vocab * model.hidden * (1 if model.tied else 2)
     experts = model.expert_parameters * ELEMENT_BYTES[dtype]
     linears = model.parameters - model.expert_parameters - vocabulary
@@ -44,6 +51,18 @@ def weight_bytes(model: ModelConfig, dtype: str, quantization: str) -> int:
         return _int8(vocabulary, model) + linears // GROUP * (GROUP // 2 + 2) + experts
     assert quantization == "w8a8"
     return _int8(model.parameters - model.expert_parameters, model) + experts
+
+
+def _kept_weights(model: ModelConfig, dtype: str, quantized: Quantized) -> int:
+    """Linears as the checkpoint has them, or in the model's type; embeddings, heads and experts in the latter."""
+    vocabulary = model.vocab * model.hidden * (1 if model.tied else 2)
+    linears = model.parameters - model.expert_parameters - vocabulary
+    wide = (model.parameters - linears) * ELEMENT_BYTES[dtype]
+    if quantized.stored == "int8":
+        return _int8(linears, model) + wide
+    if quantized.stored.startswith("int4"):
+        return int(linears * (4.5 + OFFSETS.get(quantized.stored, 0)) / 8) + wide
+    return linears * ELEMENT_BYTES[dtype] + wide
 
 
 def _int8(weights: int, model: ModelConfig) -> int:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ramify.layers.build import Build
 from ramify.layers.loadable import Loadable
+from ramify.quant.stored import Stored
 
 WHOLE = "all"  # the one part of a weight that is not fused
 
@@ -17,6 +18,13 @@ class Weighted(Loadable):
         super().__init__()
         self._kernels, self._scheme = build.kernels, build.scheme
         self._scheme.create(self, inputs, parts, bias, build.dtype, build.device)
+
+    def accept(self, name: str, part: str, tensor: Tensor | Stored, source: str) -> None:
+        """What the scheme does not keep as it is stored is copied in."""
+        if name == "weight" and not isinstance(tensor, Tensor) and self._scheme.accepts(self, part, tensor):
+            self.came(name, part)
+        else:
+            super().accept(name, part, tensor, source)
 
     def loaded(self) -> None:
         """All tensors are in: let the scheme pack them, if it does."""

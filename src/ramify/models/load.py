@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
 from ramify.core.errors import StartupError
 from ramify.layers.build import Build
 from ramify.layers.loadable import Loadable
-from ramify.models.preflight import checked_tensors
+from ramify.models.preflight import Placed, checked_tensors
 from ramify.models.registry import family_of
+from ramify.quant.stored import Stored
 from ramify.weights.arrange import ARRANGE
-from ramify.weights.checkpoint import read_tensors
+from ramify.weights.checkpoint import Reader
 from ramify.weights.dummy import fill
 
 log = logging.getLogger(__name__)
@@ -37,19 +38,28 @@ def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: 
 
     A layer is packed when its last tensor has come, so that the model never stands in memory twice.
     """
-    places = checked_tensors(folder, config)
-    infos = {name: info for name, (info, _) in places.items()}
-    for number, (name, tensor) in enumerate(read_tensors(infos), 1):
-        destination = places[name][1]
+    places, reader = checked_tensors(folder, config), Reader()
+    by_file = sorted(places.items(), key=lambda place: place[1].first.file)
+    for number, (name, place) in enumerate(by_file, 1):
+        destination = place.destination
         layer = model.get_submodule(destination.layer)
         assert isinstance(layer, Loadable)
-        arranged = ARRANGE[destination.arranged](tensor)
-        layer.accept(destination.weight, destination.part, arranged, name)
+        layer.accept(destination.weight, destination.part, _read(place, reader), name)
         if not layer.missing():
             layer.loaded()
         if progress is not None:
-            progress(number, len(infos))
+            progress(number, len(places))
     _check_complete(model)
+
+
+def _read(place: Placed, reader: Reader) -> Tensor | Stored:
+    """A tensor of the model, quantized as the checkpoint has it."""
+    tensors = {role: reader.read(info) for role, info in place.pieces.items()}
+    if place.format is None:
+        return ARRANGE[place.destination.arranged](tensors[""])
+    assert place.quantized is not None
+    outputs, inputs = place.destination.shape
+    return place.format.stored(tensors, (outputs, inputs), place.quantized)
 
 
 def _check_complete(model: nn.Module) -> None:

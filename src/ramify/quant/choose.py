@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 from ramify.ops.kernels import Kernels
+from ramify.quant.format import FORMATS
+from ramify.quant.kept import Kept
 from ramify.quant.packed import Packed
 from ramify.quant.scheme import LinearScheme, Plain
 
@@ -20,6 +22,8 @@ def schemes_of(quantization: str, kernels: Kernels) -> tuple[LinearScheme, Linea
     """How linears are stored, and how embeddings and the head are: never in less than int8, see docs/decisions/019."""
     if quantization == "none":
         return unquantized(kernels), unquantized(kernels)
+    if quantization in FORMATS:
+        return Kept(), unquantized(kernels)
     if kernels.packing is None:
         log.warning("%s is computed by its reference in plain torch, which is slow: see `ramify doctor`", quantization)
     linears = {"w8a8": kernels.w8a8, "int4": kernels.int4}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.kernels import Kernels
+from ramify.quant.stored import Stored
 
 
 class Holder(Protocol):
@@ -25,6 +26,9 @@ class LinearScheme(Protocol):
         self, layer: Holder, inputs: int, parts: dict[str, int], bias: bool, dtype: torch.dtype, device: torch.device
     ) -> None:
         """Declare the layer's parameters; `parts` are the fused projections and their output sizes."""
+
+    def accepts(self, layer: Holder, part: str, stored: Stored) -> bool:
+        """Whether the layer keeps a quantized part of its weight as it is; otherwise it is dequantized."""
 
     def loaded(self, layer: Holder, kernels: Kernels) -> None:
         """All tensors are in: pack, if this scheme packs."""
@@ -46,6 +50,9 @@ class Plain:
         layer.declare("weight", (outputs, inputs), parts, dtype, device)
         if bias:
             layer.declare("bias", (outputs,), parts, dtype, device)
+
+    def accepts(self, layer: Holder, part: str, stored: Stored) -> bool:
+        return False
 
     def loaded(self, layer: Holder, kernels: Kernels) -> None: ...
 
