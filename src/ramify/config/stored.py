@@ -58,6 +58,10 @@ def _kept_weights(model: ModelConfig, dtype: str, quantized: Quantized) -> int:
     vocabulary = model.vocab * model.hidden * (1 if model.tied else 2)
     linears = model.parameters - model.expert_parameters - vocabulary
     wide = (model.parameters - linears) * ELEMENT_BYTES[dtype]
+    if quantized.counts:
+        bits = {"Q4_0": 4.5, "Q4_1": 5.0, "Q4_K": 5.0}
+        each = sum(count * bits.get(kind, 8 * ELEMENT_BYTES[dtype]) for kind, count in quantized.counts)
+        return int(linears * each / sum(count for _, count in quantized.counts) / 8) + wide
     if quantized.stored == "int8":
         return _int8(linears, model) + wide
     if quantized.stored.startswith("int4"):

@@ -19,8 +19,9 @@ from ramify.models.preflight import Placed, checked_tensors
 from ramify.models.registry import family_of
 from ramify.quant.stored import Stored
 from ramify.weights.arrange import ARRANGE
-from ramify.weights.checkpoint import Reader
+from ramify.weights.checkpoint import Reader, TensorInfo
 from ramify.weights.dummy import fill
+from ramify.weights.gguf import Mapped, read_mapped
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,16 @@ def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: 
 
 def _read(place: Placed, reader: Reader) -> Tensor | Stored:
     """A tensor of the model, quantized as the checkpoint has it."""
-    tensors = {role: reader.read(info) for role, info in place.pieces.items()}
+    tensors = {role: _tensor(info, reader) for role, info in place.pieces.items()}
     if place.format is None:
         return ARRANGE[place.destination.arranged](tensors[""])
     assert place.quantized is not None
     outputs, inputs = place.destination.shape
     return place.format.stored(tensors, (outputs, inputs), place.quantized)
+
+
+def _tensor(info: TensorInfo, reader: Reader) -> Tensor:
+    return read_mapped(info) if isinstance(info, Mapped) else reader.read(info)
 
 
 def _check_complete(model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ramify.config.gguf import is_gguf
 from ramify.config.model import ModelConfig
 from ramify.config.quantized import Quantized, quantized_of
 from ramify.core.errors import StartupError
@@ -12,6 +13,7 @@ from ramify.models.layout import COMPUTED, EMBEDDING, Destination, Layout
 from ramify.models.registry import family_of
 from ramify.quant.format import FLOATS, FORMATS, Format, Pieces
 from ramify.weights.checkpoint import TensorInfo, list_tensors
+from ramify.weights.gguf import list_mapped
 
 MISMATCH = "The checkpoint and its config.json do not belong together, or the download is incomplete."
 HEAD_NAME = "lm_head.weight"
@@ -38,7 +40,8 @@ class Placed:
 def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, Placed]:
     """Every tensor to load and where it goes; raises `StartupError` on the first kind of mismatch."""
     family = family_of(config)
-    tensors = {name: info for name, info in list_tensors(folder).items() if not name.startswith(family.spare)}
+    listed = list_mapped(folder) if is_gguf(folder) else list_tensors(folder)
+    tensors = {name: info for name, info in listed.items() if not name.startswith(family.spare)}
     for dense in config.head.dense if config.head is not None else ():
         tensors |= {f"{dense.folder}/{name}": info for name, info in list_tensors(folder / dense.folder).items()}
     layout = family.fit(family.layout(config), tensors)
