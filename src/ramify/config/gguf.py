@@ -137,12 +137,25 @@ class _Reader:
         kind, count = self._number("I", f"the type of the elements of {key}"), self._number("Q", f"the length of {key}")
         if kind == STRING:
             self._check_count(f"the length of {key}", count, MOST_ARRAY, 8)
-            return [self._string(key, MOST_STRING) for _ in range(count)]
+            return self._strings(key, count)
         if kind not in NUMBERS:
             raise self._wrong(f"{key} is a list of the type {kind}, which is not supported")
         size = struct.calcsize(f"<{NUMBERS[kind]}")
         self._check_count(f"the length of {key}", count, MOST_ARRAY, size)
         return list(struct.unpack(f"<{count}{NUMBERS[kind]}", self._take(count * size, key)))
+
+    def _strings(self, key: str, count: int) -> list[str]:
+        """As `_string` one by one. Vocabularies have hundreds of thousands."""
+        found, read, end = [], self._opened.read, min(self._size, MOST_HEADER)
+        at = self._at
+        for _ in range(count):
+            length = int.from_bytes(read(8), "little")
+            at += 8 + length
+            if length > MOST_STRING or at > end:
+                raise self._wrong(f"a string of {key} ends behind the header, or is over {MOST_STRING >> 20} MiB")
+            found.append(read(length).decode("utf-8", "replace"))
+        self._at = at
+        return found
 
     def _string(self, what: str, most: int) -> str:
         length = self._number("Q", f"the length of {what}")

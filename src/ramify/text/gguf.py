@@ -166,16 +166,38 @@ def _sentencepiece(words: _Words) -> Backend:
 
 
 def _merges(words: _Words, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to make a token of two, the best token first: by score, and where scores say nothing by number."""
+    """Every way to make a token of two, the best token first."""
     scores, found = words.scores(), []
-    for at, token in enumerate(words.tokens):
-        if words.types[at] in (UNKNOWN, CONTROL, UNUSED) or len(token) > MOST_PIECE:
-            continue
+    numbered = [
+        (at, token)
+        for at, token in enumerate(words.tokens)
+        if words.types[at] not in (UNKNOWN, CONTROL, UNUSED) and len(token) <= MOST_PIECE
+    ]
+    if min(scores) == max(scores):
+        return _replayed([token for _, token in numbered])
+    for at, token in numbered:
         for cut in range(1, len(token)):
             left, right = vocabulary.get(token[:cut]), vocabulary.get(token[cut:])
             if left is not None and right is not None:
                 found.append((-scores[at], at, left, right))
     return [(words.tokens[left], words.tokens[right]) for _, _, left, right in sorted(found)]
+
+
+def _replayed(tokens: list[str]) -> list[tuple[str, str]]:
+    """Merges of a vocabulary whose scores say nothing, because it was converted from merges: its order is theirs. A
+    token is made of the two pieces that are left of it when all before it have been merged.
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    for token in tokens:
+        pieces = list(token)
+        while len(pieces) > 2:
+            best = min(range(len(pieces) - 1), key=lambda k: ranks.get((pieces[k], pieces[k + 1]), len(ranks)))
+            if (pieces[best], pieces[best + 1]) not in ranks:
+                break
+            pieces[best : best + 2] = ["".join(pieces[best : best + 2])]
+        if len(pieces) == 2:
+            ranks.setdefault((pieces[0], pieces[1]), len(ranks))
+    return list(ranks)
 
 
 def _bytes(words: _Words) -> Backend:
