@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,14 @@ import torch
 from harness import all_logits, make_runner, relative_error
 from models import reference_logits
 from quantizing import FORMATS, save_quantized
+from safetensors.torch import load_file, save_file
 
 from ramify.config.model import read_config
+from ramify.config.quantized import Quantized
+from ramify.core.errors import StartupError
 from ramify.models.load import _read
 from ramify.models.preflight import checked_tensors
+from ramify.quant.bnb import BITSANDBYTES
 from ramify.quant.kept import PlainRun
 from ramify.weights.checkpoint import Reader
 
@@ -100,3 +106,105 @@ def test_families(family: str, name: str, tmp_path: Path) -> None:
         assert relative_error(ours, reference) < 1e-4
     else:
         assert ((ours - reference).abs().amax(1) / reference.abs().amax(1)).median() < 0.1
+
+
+def spoilt(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> str:
+    """What is said of a checkpoint whose tensors were changed."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(StartupError) as error:
+        make_runner(folder)
+    return str(error.value)
+
+
+Q = "model.layers.1.self_attn.q_proj"
+SPOILT: list[tuple[str, str, Callable[[dict[str, torch.Tensor]], object]]] = [
+    ("fp8-block", f"lacks the tensor {Q}.weight_scale_inv", lambda t: t.pop(f"{Q}.weight_scale_inv")),
+    ("fp8-block", f"{Q}.weight_scale_inv has", lambda t: t.update({f"{Q}.weight_scale_inv": torch.ones(7, 7)})),
+    ("fp8-block", f"no place for: {Q}.zeros", lambda t: t.update({f"{Q}.zeros": torch.ones(7)})),
+    ("gptq-4-sym", f"lacks the tensor {Q}.qzeros", lambda t: t.pop(f"{Q}.qzeros")),
+    ("gptq-4-sym", f"lacks 1 tensors: {Q}.weight", lambda t: t.pop(f"{Q}.qweight")),
+    ("gptq-4-sym", f"{Q}.scales has the type I32", lambda t: t.update({f"{Q}.scales": t[f"{Q}.qzeros"].repeat(1, 8)})),
+    ("gptq-4-order", "g_idx names a group", lambda t: t[f"{Q}.g_idx"].add_(1000)),
+    ("gptq-4-order", "g_idx names a group", lambda t: t[f"{Q}.g_idx"].sub_(1000)),
+    ("ct-w4a16-order", "weight_g_idx names a group", lambda t: t[f"{Q}.weight_g_idx"].add_(1000)),
+    ("awq", f"{Q}.qweight has the shape", lambda t: t.update({f"{Q}.qweight": t[f"{Q}.qweight"][:-1].clone()})),
+    ("awq", f"{Q}.scales: 0 groups", lambda t: t.pop(f"{Q}.scales")),
+    ("ct-w4a16", f"{Q}.weight_scale: 5 groups", lambda t: t.update({f"{Q}.weight_scale": torch.ones(64, 5)})),
+    ("bnb-nf4", "is damaged", lambda t: t[f"{Q}.weight.quant_state.bitsandbytes__nf4"].zero_()),
+    ("bnb-nf4", f"lacks the tensor {Q}.weight.quant_map", lambda t: t.pop(f"{Q}.weight.quant_map")),
+    ("bnb-nf4", f"{Q}.weight.absmax has the shape", lambda t: t.update({f"{Q}.weight.absmax": torch.ones(3)})),
+]
+
+
+def quantized_head(tensors: dict[str, torch.Tensor]) -> None:
+    """Which the configuration names among what is not."""
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].to(torch.int8)
+    tensors["lm_head.weight_scale"] = torch.ones(211, 1)
+
+
+SPOILT.append(("ct-w8a8", "lm_head is quantized, and", quantized_head))
+
+
+@pytest.mark.parametrize(("name", "said", "change"), SPOILT, ids=[f"{name}: {said}" for name, said, _ in SPOILT])
+def test_tensors_that_do_not_fit(
+    name: str, said: str, change: Callable[[dict[str, torch.Tensor]], object], tmp_path: Path
+) -> None:
+    save_quantized("llama-bias", tmp_path, FORMATS[name])
+    assert said in spoilt(tmp_path, change)
+
+
+def test_weights_in_bytes_without_a_word_about_them(tmp_path: Path) -> None:
+    save_quantized("llama-bias", tmp_path, FORMATS["fp8-tensor"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StartupError, match=r"input_scale"):
+        make_runner(tmp_path)
+    said = spoilt(tmp_path, lambda t: [t.pop(name) for name in list(t) if "scale" in name])
+    assert "has the type F8_E4M3, and config.json does not say how to read it" in said
+
+
+@pytest.mark.parametrize("name", ["fp8-block", "gptq-4-order", "awq", "bnb-int8"])
+@pytest.mark.parametrize("quantization", ["w8a8", "int4"])
+def test_quantized_once_more(name: str, quantization: str, tmp_path: Path) -> None:
+    """Whatever a checkpoint is stored in can be made what was asked for."""
+    model = save_quantized("llama-bias", tmp_path, FORMATS[name])
+    tokens = tokens_of(model.config.vocab_size)
+    ours = all_logits(make_runner(tmp_path, quantization=quantization), tokens, CHUNKS)
+    assert 1e-6 < relative_error(ours, reference_logits(model, tokens)) < {"w8a8": 0.15, "int4": 0.6}[quantization]
+
+
+def test_the_log_says_what_is_computed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_quantized("llama-bias", tmp_path, FORMATS["awq"], ("o_proj",))
+    with caplog.at_level("INFO"):
+        make_runner(tmp_path)
+    assert "9 linears in four bits, 3 linears in the model's type" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "most"), [("ct-w8a8", 0.57), ("gptq-4-sym", 0.3), ("awq", 0.35), ("fp8-block", 1.01)])
+def test_what_stands_in_memory(name: str, most: float, tmp_path: Path) -> None:
+    """In shares of bfloat16; as many linears as these are small ones, which panels pad."""
+    save_quantized("llama-bias", tmp_path, FORMATS[name])
+    for linear in (layer := make_runner(tmp_path, dtype="bfloat16").model.layers[0]).mlp.gate_up, layer.mlp.down:
+        stored = sum(parameter.nbytes for parameter in linear.parameters()) - linear.bias.nbytes
+        assert stored <= most * 2 * 64 * 96 * (2 if linear is layer.mlp.gate_up else 1)
+
+
+def test_bitsandbytes_itself_says_the_same() -> None:
+    library = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
+    weight = torch.randn(48, 128, generator=torch.Generator().manual_seed(1))
+    for nested in (False, True):
+        packed, state = library.quantize_4bit(weight, quant_type="nf4", compress_statistics=nested)
+        tensors = {f"weight.{key}": each for key, each in state.as_dict(packed=True).items()}
+        roles = {
+            "weight.absmax": "absmax",
+            "weight.quant_map": "map",
+            "weight.nested_absmax": "nested",
+            "weight.nested_quant_map": "nested_map",
+            "weight.quant_state.bitsandbytes__nf4": "state",
+        }
+        given = {roles[name]: each for name, each in tensors.items()} | {"packed": packed}
+        found = BITSANDBYTES.stored(given, (48, 128), Quantized("bitsandbytes", "float"))
+        torch.testing.assert_close(found.rows(0, 48), library.dequantize_4bit(packed, state), rtol=1e-5, atol=1e-6)

@@ -25,7 +25,7 @@ from ramify.weights.checkpoint import INDEX, Reader
 
 SCHEMES = tuple(WRITERS)
 TEXT = "Once upon a time there was a fox. She sat on the hill and counted: one, two, three. " * 30
-WORST = {"w8a8": 0.01, "int4": 0.2, "fp8": 0.08}  # of a row's largest weight
+WORST = {"w8a8": 0.01, "int4": 0.35, "fp8": 0.08}  # of a row's largest weight
 
 
 def silent(*_: Any) -> None: ...
@@ -79,9 +79,8 @@ def test_the_library_of_the_format_reads_the_same(made: tuple[str, Path]) -> Non
         theirs = compressor.decompress(pieces, group)["weight"].float()
         ours = _read(place, reader)
         assert not isinstance(ours, torch.Tensor)
-        torch.testing.assert_close(
-            ours.rows(0, len(theirs)), theirs, rtol=5e-3 if scheme == "int4" else 1e-6, atol=1e-9
-        )
+        rounded = 5e-3 if scheme == "int4" else 1e-6  # it computes in bfloat16, like its scales
+        torch.testing.assert_close(ours.rows(0, len(theirs)), theirs, rtol=rounded, atol=1e-9)
 
 
 def test_it_says_what_it_said(made: tuple[str, Path]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-from server import running
+from server import PYTHON, running
 
 from assets import BUNDLED, shared
 
@@ -16,7 +15,7 @@ def test_a_quantized_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "small"
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a fox who counted stars, and an owl who asked her why. " * 8)
-    command = [sys.executable, "-m", "ramify.cli.main"]
+    command = [PYTHON, "-m", "ramify.cli.main"]
     made = subprocess.run(
         [*command, "quantize", str(BUNDLED), str(out), "--scheme", "w8a8", "--text", str(text)],
         capture_output=True,

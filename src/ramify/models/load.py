@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -51,6 +52,15 @@ def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: 
         if progress is not None:
             progress(number, len(places))
     _check_complete(model)
+    if any(place.format is not None for place in places.values()):
+        log.info("quantized weights: %s", forms_of(model))
+
+
+def forms_of(model: nn.Module) -> str:
+    """What linears of a quantized checkpoint are computed in, for people."""
+    runs = Counter(run.form for layer in model.modules() for run in getattr(layer, "runs", ()))
+    counted = ", ".join(f"{count} linears {form}" for form, count in runs.most_common())
+    return f"{counted}; embeddings, head and experts in the model's type"
 
 
 def _read(place: Placed, reader: Reader) -> Tensor | Stored:

@@ -22,9 +22,9 @@ def schemes_of(quantization: str, kernels: Kernels) -> tuple[LinearScheme, Linea
     """How linears are stored, and how embeddings and the head are: never in less than int8, see docs/decisions/019."""
     if quantization == "none":
         return unquantized(kernels), unquantized(kernels)
-    if quantization in FORMATS:
-        return Kept(), unquantized(kernels)
     if kernels.packing is None:
         log.warning("%s is computed by its reference in plain torch, which is slow: see `ramify doctor`", quantization)
+    if quantization in FORMATS:
+        return Kept(), unquantized(kernels)
     linears = {"w8a8": kernels.w8a8, "int4": kernels.int4}
     return Packed(linears[quantization]), Packed(kernels.w8a8)

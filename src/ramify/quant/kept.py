@@ -27,6 +27,8 @@ def parameter(tensor: Tensor) -> nn.Parameter:
 class PlainRun(nn.Module):
     """In the model's own type."""
 
+    form = "in the model's type"
+
     def __init__(self, weight_ED: Tensor, kernels: Kernels) -> None:
         super().__init__()
         self.outputs, self._kernels = len(weight_ED), kernels
@@ -41,6 +43,8 @@ class PlainRun(nn.Module):
 
 
 class Int8Run(nn.Module):
+    form = "in int8"
+
     def __init__(self, parts: list[Int8], packing: Packing) -> None:
         super().__init__()
         assert packing.take is not None
@@ -56,6 +60,8 @@ class Int4Run(nn.Module):
     """y = ((half - 8) * scale) x + offset * sum(x over a group): the second is a linear over sums, for one in
     `group` inputs.
     """
+
+    form = "in four bits"
 
     def __init__(self, parts: list[Int4], kernels: Kernels, dtype: torch.dtype) -> None:
         super().__init__()
