@@ -16,7 +16,7 @@ dev: .venv/installed-dev
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
 # The bundled model, on http://127.0.0.1:30000
@@ -27,6 +27,7 @@ check: dev
 	$(BIN)/ruff check src tests scripts benchmarks
 	$(BIN)/ruff format --check src tests scripts benchmarks
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 
 # What this machine can run, in under 15 minutes on two cores.

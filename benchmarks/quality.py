@@ -26,7 +26,7 @@ from ramify.config.resolve import Resolved
 from ramify.config.settings import Settings
 from ramify.engine.assemble import make_runner
 from ramify.engine.build import prepare
-from ramify.layers.batch import Batch
+from ramify.layers.batch import Batch, Place
 from ramify.ops.attention import Paged
 from ramify.ops.platform import make_platform
 from ramify.worker.runner import Runner
@@ -58,7 +58,8 @@ class Variant:
         given = dict(part.split("=", 1) for part in name.split())
         settings = overlay(Settings(), {"model_path": model, "max_running_requests": 1, **given}, "quality")
         self.resolved: Resolved = prepare(settings)
-        platform = make_platform(self.resolved.device, self.resolved.threads, self.resolved.dtype)
+        resolved = self.resolved
+        platform = make_platform(resolved.device, resolved.threads, resolved.dtype, resolved.linears)
         platform.prepare_thread()
         runner = make_runner(self.resolved, platform)
         assert isinstance(runner, Runner), "perplexity is of models that generate"
@@ -75,14 +76,14 @@ class Variant:
         size = self.resolved.page_size
         end = min(first + CHUNK, len(tokens))
         positions, pages = torch.arange(first, end), torch.arange(1, 1 - (-end // size), dtype=torch.int32)[None]
+        paged = Paged([0], [end - first], [end], pages)
         batch = Batch(
             tokens_T=tokens[first:end],
             positions_T=positions,
-            write_at_T=positions + size,
             starts=[0],
             counts=[end - first],
             lengths=[end],
-            attention=self.runner.attention.prepare(Paged([0], [end - first], [end], pages)),
+            places=(Place(positions + size, self.runner.attention.prepare(paged)),),
             pool=self.runner.pool,
         )
         return self.runner.model.logits(self.runner.model(batch)).float()

@@ -41,7 +41,7 @@ class PacedExecutor(NullExecutor):
 
 
 if STEP:
-    assemble.make_executor = lambda resolved, progress=None: PacedExecutor(resolved.model.vocab)  # type: ignore[assignment]
+    assemble.make_executor = lambda resolved, progress=None: PacedExecutor(resolved.model.vocab)
 
 if __name__ == "__main__":
     code = process.main(Path(sys.argv[1]))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-SETS = ("generic", "avx2", "avx512", "avx512vnni")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 

@@ -19,6 +19,9 @@ from ramify.config.quantized import Quantized
 from ramify.core.errors import StartupError
 from ramify.models.load import _read
 from ramify.models.preflight import checked_tensors
+from ramify.ops.cpu.library import load
+from ramify.ops.kernels import Kernels
+from ramify.ops.platform import make_platform
 from ramify.quant.bnb import BITSANDBYTES
 from ramify.quant.kept import PlainRun
 from ramify.weights.checkpoint import Reader
@@ -208,3 +211,29 @@ def test_bitsandbytes_itself_says_the_same() -> None:
         given = {roles[name]: each for name, each in tensors.items()} | {"packed": packed}
         found = BITSANDBYTES.stored(given, (48, 128), Quantized("bitsandbytes", "float"))
         torch.testing.assert_close(found.rows(0, 48), library.dequantize_4bit(packed, state), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 32), (37, 100), (5, 33), (64, 128)])
+def test_whole_numbers_are_taken_as_they_are_packed(outputs: int, inputs: int) -> None:
+    """Weights that rounding leaves alone come to the same bytes on both ways, of every platform."""
+    generator = torch.Generator().manual_seed(outputs)
+    kernels = [Kernels()] + ([make_platform("cpu", 1, "float32").kernels] if load() is not None else [])
+    whole = torch.randint(-127, 128, (outputs, inputs), generator=generator).to(torch.int8)
+    whole[:, 0] = 127
+    scale = 2.0 ** torch.randint(-6, 3, (outputs,), generator=generator)
+    groups = -(-inputs // 32)
+    half = torch.randint(0, 16, (outputs, inputs), dtype=torch.uint8, generator=generator)
+    half[:, ::32] = 0
+    scale4 = 2.0 ** torch.randint(-6, 3, (outputs, groups), generator=generator)
+    plain = (half.float() - 8) * scale4.repeat_interleave(32, 1)[:, :inputs]
+    for each in kernels:
+        assert each.w8a8.take is not None
+        assert each.int4.take is not None
+        x = torch.randn(3, inputs, generator=generator)
+        weight = whole.float() * scale[:, None]
+        taken, packed = each.w8a8.take(whole, scale), each.w8a8.pack(weight)
+        assert torch.equal(each.w8a8.linear(x, taken, outputs, None), each.w8a8.linear(x, packed, outputs, None))
+        assert taken.shape == packed.shape
+        taken, packed = each.int4.take(half, scale4), each.int4.pack(plain)
+        assert taken.shape == packed.shape
+        assert torch.equal(each.int4.linear(x, taken, outputs, None), each.int4.linear(x, packed, outputs, None))

@@ -40,7 +40,7 @@ def test_layer_norm(kernels: CompiledEncoding, size: int, bias: bool, dtype: tor
 @pytest.mark.parametrize("size", [16, 20, 64])
 def test_rotate(kernels: CompiledEncoding, size: int, dtype: torch.dtype) -> None:
     qkv, angles = randn(11, 3 * 4 * size, dtype=dtype), randn(11, size // 2, dtype=torch.float32, seed=1)
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = (each.to(dtype).float() for each in (angles.cos(), angles.sin()))
     close(kernels.rotate_qk(qkv.clone(), 4, cos, sin), encode.rotate_qk(qkv, 4, cos, sin))
 
 

@@ -7,13 +7,13 @@ import random
 
 import pytest
 import torch
-from compiled import SETS, TYPES, close, randn, types
+from compiled import TYPES, close, randn, types
 from torch import Tensor
 
 from ramify.config.stored import int8_row
 from ramify.ops.attention import AttentionShape, Paged, Rule
 from ramify.ops.cpu.compiled import ACTIVATIONS, Compiled
-from ramify.ops.cpu.library import instruction_set, load
+from ramify.ops.cpu.library import SETS, instruction_set, load
 from ramify.ops.cpu.paged import PagedAttention
 from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.reference import basic, experts, int4, int8, rope, sample
@@ -297,7 +297,8 @@ def test_qkv_rope_store(
         write_at = torch.arange(tokens)
     row = int8_row(size) if stored is torch.int8 else size
     pools = [torch.zeros(max(pages, tokens), kv_heads, page_size, row, dtype=stored) for _ in range(4)]
-    arguments = (qkv, heads, q_norm, k_norm, 1e-6, angles.cos().to(dtype), angles.sin().to(dtype))
+    cos, sin = (each.to(dtype).float() for each in (angles.cos(), angles.sin()))
+    arguments = (qkv, heads, q_norm, k_norm, 1e-6, cos, sin)
     ours = kernels.qkv_rope_store(*arguments, pools[0], pools[1], write_at, interleaved, 0.5)
     reference = rope.qkv_rope_store(*arguments, pools[2], pools[3], write_at, interleaved, 0.5)
     close(ours, reference)
@@ -378,9 +379,12 @@ class World:
         return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), rule)
 
 
-@types
-@pools
-@pytest.mark.parametrize("page", [1, 4, 16, 64])
+SAME = [(dtype, stored) for dtype in TYPES.values() for stored in (dtype, torch.int8)]
+STORED = [(page, *both) for page in (1, 4, 16, 64) for both in SAME]  # the size of a page, types of queries and pages
+STORED += [(16, torch.float32, torch.bfloat16), (16, torch.bfloat16, torch.float32)]
+
+
+@pytest.mark.parametrize(("page", "dtype", "stored"), STORED)
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 32), (2, 2, 64), (16, 1, 16), (6, 2, 128)])
 def test_attention(
     library: ctypes.CDLL,
@@ -391,13 +395,32 @@ def test_attention(
     stored: torch.dtype,
     dtype: torch.dtype,
 ) -> None:
-    if stored not in (dtype, torch.int8) and page != 16:
-        pytest.skip("pages of another type are looked at in one size")
     rows = [(1, 1), (1, 70), (5, 5), (40, 130), (1, 600), (3, 515), (17, 64)]
     world = World(rows, heads, kv_heads, size, page, dtype, stored)
     ours, reference = world.attend(PagedAttention(library)), world.attend(ReferenceAttention())
     assert ours.isfinite().all()
     close(ours, reference)
+
+
+@types
+@pools
+@pytest.mark.parametrize("page", [16, 24, 64])
+def test_rows_that_share_a_beginning(library: ctypes.CDLL, page: int, stored: torch.dtype, dtype: torch.dtype) -> None:
+    """They read it together, and each has the bits that it has alone."""
+    shared = {0: 1152, 2: 1152, 3: 576, 5: 1152, 6: 576, 7: 1152, 8: 1152, 9: 1152, 10: 1152, 11: 1152, 12: 1152}
+    rows = [(1, 1200 + 7 * row if row in shared else 1100 + row) for row in range(13)]
+    rows[9], rows[4] = (1, 1160), (3, 1300)
+    world = World(rows, 4, 2, 32, page, dtype, stored)
+    for row, tokens in shared.items():
+        world.tables[row, : tokens // page] = world.tables[0, : tokens // page]
+    backend = PagedAttention(library)
+    together = world.attend(backend)
+    close(together, world.attend(ReferenceAttention()))
+    paged = world.paged
+    for row, (start, count, length) in enumerate(zip(paged.starts, paged.counts, paged.lengths, strict=True)):
+        alone = backend.prepare(Paged([0], [count], [length], world.tables[row : row + 1]))
+        found = backend.forward(world.q[start : start + count], world.k, world.v, alone, PLAIN)
+        assert torch.equal(found, together[start : start + count])
 
 
 RULES = {
@@ -438,12 +461,18 @@ def test_attention_over_latents(library: ctypes.CDLL, heads: int, dtype: torch.d
     close(ours, reference)
 
 
-@rules
-@pytest.mark.parametrize("name", ["cpu", "torch_native", "reference"])
+LOOKING = [  # at a window, by the backends that serve the rule
+    pytest.param(name, rule, id=f"{name}-{told}")
+    for name in ("cpu", "torch_native", "reference")
+    for told, rule in RULES.items()
+    if rule.window is not None and not (name == "torch_native" and rule.softcap is not None)
+]
+
+
+@pytest.mark.parametrize(("name", "rule"), LOOKING)
 def test_what_stands_before_a_window_is_not_looked_at(library: ctypes.CDLL, name: str, rule: Rule) -> None:
     """Its pages may have been given to somebody else, who may have written anything."""
-    if rule.window is None or (name == "torch_native" and rule.softcap is not None):
-        pytest.skip("no window, or nothing this backend serves")
+    assert rule.window is not None
     backend = {"cpu": PagedAttention(library), "torch_native": SdpaAttention(4), "reference": ReferenceAttention()}[
         name
     ]

@@ -34,7 +34,7 @@ def runner_of(folder: Path, **asked: Any) -> tuple[Runner, int]:
     """A loaded model and the bytes that were planned for its weights."""
     settings = {"model_path": str(folder), "skip_tokenizer_init": True, "max_total_tokens": 512, "threads": 1, **asked}
     resolved = prepare(overlay(Settings(), settings, "test"))
-    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
+    platform = make_platform(resolved.device, resolved.threads, resolved.dtype, resolved.linears)
     platform.prepare_thread()
     return make_runner(resolved, platform), resolved.memory.weights
 

@@ -79,6 +79,7 @@ def sample(name: str) -> object:
     """A value for a setting that is not its default."""
     special = {
         "load_format": "dummy", "dtype": "float32", "device": "cpu", "attention_backend": "reference",
+        "linear_backend": "torch",
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
         "grammar_backend": "llguidance", "quantization": "w8a8", "kv_cache_dtype": "int8",
         "log_requests_level": 3, "log_requests_format": "json", "sampling_defaults": "openai",
@@ -633,6 +634,21 @@ def test_checking_a_model_needs_no_torch() -> None:
     resolved = prepare(overlay(Settings(), {"model_path": str(folder)}, "test"))
     assert isinstance(resolved.model, ModelConfig)
     assert ("torch" in sys.modules) == before
+
+
+def test_who_multiplies() -> None:
+    compiled, plain = Machine(16 * GIB, 8, False, kernels="avx2"), Machine(16 * GIB, 8, False)
+    assert decide(compiled).linears == "packed"
+    assert decide(plain, linear_backend="torch").linears == "torch"
+    resolved = decide(compiled, linear_backend="torch")
+    assert resolved.linears == "torch"
+    said = {d.name: d for d in resolved.decisions}
+    assert said["batch_invariance"].value == "no"
+    assert "linears" in said["batch_invariance"].reason
+    with pytest.raises(StartupError, match="no kernels are compiled here"):
+        decide(plain, linear_backend="packed")
+    with pytest.raises(StartupError, match="does not multiply with w8a8"):
+        decide(compiled, linear_backend="torch", quantization="w8a8")
 
 
 def test_the_named_breach_of_arithmetic_names_its_causes() -> None:

@@ -78,6 +78,7 @@ class Resolved:
     depth: int
     threads: int
     attention: str
+    linears: str
     memory: MemoryPlan
     decisions: tuple[Decision, ...]
 
@@ -162,7 +163,8 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         chunk=chunk,
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
-        attention=_attention(settings, model, machine, dtype, quantization, note),
+        attention=(attention := _attention(settings, model, machine, dtype, note)),
+        linears=_linears(settings, machine, dtype, quantization, attention, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
@@ -337,35 +339,43 @@ def _threads(settings: Settings, machine: Machine, note: _Notes) -> int:
     return note("threads", machine.cores, "all cores that this process may use")
 
 
-def _attention(
-    settings: Settings, model: ModelConfig, machine: Machine, dtype: str, quantization: str, note: _Notes
-) -> str:
+def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
     compiled = _compiled(machine, dtype)
     asked = settings.model.attention_backend
     if asked != "auto":
-        chosen = note("attention_backend", asked, note.asked("attention_backend"))
-    elif compiled and all(size % HEAD == 0 for size in model.kept[1:]):
-        chosen = note("attention_backend", "cpu", f"compiled kernels ({machine.kernels}) that walk the pages")
-    elif model.softcapped or model.sinks:
-        chosen = note("attention_backend", "reference", "torch's fused attention has no caps of scores and no sinks")
-    else:
-        chosen = note("attention_backend", "torch_native", "torch's fused attention over gathered pages")
-    _invariance(compiled, machine, chosen, quantization, note)
-    return chosen
+        return str(note("attention_backend", asked, note.asked("attention_backend")))
+    if compiled and all(size % HEAD == 0 for size in model.kept[1:]):
+        return str(note("attention_backend", "cpu", f"compiled kernels ({machine.kernels}) that walk the pages"))
+    if model.softcapped or model.sinks:
+        return str(note("attention_backend", "reference", "torch's fused attention has no caps of scores and no sinks"))
+    return str(note("attention_backend", "torch_native", "torch's fused attention over gathered pages"))
 
 
-def _invariance(compiled: bool, machine: Machine, attention: str, quantization: str, note: _Notes) -> None:
-    """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
-    if compiled:
-        note("linear_backend", "packed", f"compiled kernels ({machine.kernels}) over packed weights")
+def _linears(settings: Settings, machine: Machine, dtype: str, quantization: str, attention: str, note: _Notes) -> str:
+    asked, compiled = settings.model.linear_backend, _compiled(machine, dtype)
+    if asked == "packed" and not compiled:
+        raise StartupError(f"--linear-backend packed: no kernels are compiled here for {dtype}", "See ramify doctor.")
+    if asked == "torch" and quantization != "none":
+        raise StartupError(f"--linear-backend torch: torch does not multiply with {quantization} weights")
+    if asked == "torch":
+        chosen = note("linear_backend", "torch", note.asked("linear_backend"))
+    elif compiled:
+        chosen = note("linear_backend", "packed", f"compiled kernels ({machine.kernels}) over packed weights")
     elif quantization != "none":
-        note("linear_backend", "reference", f"no compiled kernels for this: {quantization} in plain torch, slowly")
+        why = f"no compiled kernels for this: {quantization} in plain torch, slowly"
+        chosen = note("linear_backend", "reference", why)
     else:
-        note("linear_backend", "torch", "torch, weights as they come")
-    if compiled and attention == "cpu":
+        chosen = note("linear_backend", "torch", "torch, weights as they come")
+    _invariance(chosen == "packed", attention == "cpu", note)
+    return str(chosen)
+
+
+def _invariance(linears: bool, attention: bool, note: _Notes) -> None:
+    """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
+    if linears and attention:
         note("batch_invariance", "yes", "every sum has one order, whatever else is in the step")
         return
-    which = [name for name, yes in (("linears", not compiled), ("attention", attention != "cpu")) if yes]
+    which = [name for name, yes in (("linears", not linears), ("attention", not attention)) if yes]
     note(
         "batch_invariance",
         "no",

@@ -89,6 +89,7 @@ class ModelSettings:
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
     )
     attention_backend: Literal["auto", "cpu", "torch_native", "reference"] = setting("auto", "Who computes attention.")
+    linear_backend: Literal["auto", "packed", "torch"] = setting("auto", "Who multiplies with weights.")
     random_seed: int = setting(0, "Seed of dummy weights and of the policy `random`.", within=Range(0, 2**63 - 1))
     weight_version: str = setting("default", "A label for these weights, shown in answers.")
 

@@ -116,7 +116,7 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     from ramify.ops.platform import make_platform
     from ramify.worker.executor import ThreadExecutor
 
-    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
+    platform = make_platform(resolved.device, resolved.threads, resolved.dtype, resolved.linears)
     platform.prepare_thread()
     return ThreadExecutor(make_runner(resolved, platform, progress), platform.prepare_thread)
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
+from ramify.layers import grouped
 from ramify.layers.batch import Batch
 from ramify.layers.build import Build
 from ramify.layers.linear import WHOLE, Linear
 from ramify.layers.loadable import Loadable
-from ramify.layers.moe import pack_groups
 from ramify.layers.norm import RMSNorm
 from ramify.layers.rope import Angles, yarn_mscale
 from ramify.ops.attention import Rule
@@ -44,9 +44,8 @@ class Expansion(Loadable):
 
     def loaded(self) -> None:
         keys_HPR, values_HVR = self.weight.unflatten(0, (self._heads, -1)).split([self._plain, self._value], dim=1)
-        packing = self._kernels.packing
-        both = [keys_HPR.transpose(1, 2).contiguous(), values_HVR.contiguous()]
-        self.keys, self.values = (each if packing is None else pack_groups(packing, each) for each in both)
+        self.keys = grouped.stored(self._kernels, keys_HPR.transpose(1, 2).contiguous())
+        self.values = grouped.stored(self._kernels, values_HVR.contiguous())
         self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
     def to_latent(self, q_THP: Tensor) -> Tensor:
@@ -60,12 +59,7 @@ class Expansion(Loadable):
         tokens, heads, _ = x_THC.shape
         x_RC = x_THC.transpose(0, 1).flatten(0, 1)
         ends_H = torch.arange(1, heads + 1) * tokens
-        packing = self._kernels.packing
-        if packing is None:
-            y_RE = self._kernels.grouped_linear(x_RC, weight, None, ends_H)
-        else:
-            assert packing.grouped_linear is not None
-            y_RE = packing.grouped_linear(x_RC, weight, outputs, None, ends_H)
+        y_RE = grouped.apply(self._kernels, x_RC, weight, outputs, None, ends_H)
         return y_RE.unflatten(0, (heads, tokens)).transpose(0, 1)
 
 

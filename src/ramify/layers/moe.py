@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
+from ramify.layers import grouped
 from ramify.layers.build import Build
 from ramify.layers.linear import Linear
 from ramify.layers.loadable import Loadable
-from ramify.ops.kernels import Packing
 from ramify.quant.choose import unquantized
 
 
@@ -48,24 +48,12 @@ class GroupedLinear(Loadable):
         if self._block:
             self.weight.unflatten(1, (-1, self._block)).mul_(self.scales[..., None])  # by powers of 2: exact
             self.scales = nn.Parameter(self.scales.new_empty(0), requires_grad=False)
-        packing, weight_GED = self._kernels.packing, self.weight.unflatten(0, (self._groups, -1))
-        packed = weight_GED if packing is None else pack_groups(packing, weight_GED)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        weight_GED = self.weight.unflatten(0, (self._groups, -1))
+        self.weight = nn.Parameter(grouped.stored(self._kernels, weight_GED), requires_grad=False)
 
     def forward(self, x_RD: Tensor, ends_G: Tensor) -> Tensor:
         """Rows sorted by group; those of group g end before row `ends_G[g]`."""
-        bias = getattr(self, "bias", None)
-        packing = self._kernels.packing
-        if packing is None:
-            bias_GE = None if bias is None else bias.unflatten(0, (self._groups, -1))
-            return self._kernels.grouped_linear(x_RD, self.weight, bias_GE, ends_G)
-        assert packing.grouped_linear is not None
-        return packing.grouped_linear(x_RD, self.weight, self.outputs, bias, ends_G)
-
-
-def pack_groups(packing: Packing, weight_GED: Tensor) -> Tensor:
-    assert packing.pack_groups is not None
-    return packing.pack_groups(weight_GED)
+        return grouped.apply(self._kernels, x_RD, self.weight, self.outputs, getattr(self, "bias", None), ends_G)
 
 
 class Experts(nn.Module):

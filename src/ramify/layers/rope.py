@@ -20,7 +20,8 @@ class Angles(NamedTuple):
 
 
 class RotaryEmbedding(nn.Module):
-    """cos and sin of given positions, computed in fp32 once per step and shared by the layers that turn alike.
+    """cos and sin of given positions, computed in fp32 once per step and shared by the layers that turn alike. They are
+    rounded to the type of the model, whatever the type in which kernels take them.
 
     Some ways to stretch depend on how long a text may get. That is the context that is served, not the length of a
     request at the moment: what is cached of a prefix must stay right while the text grows.
@@ -30,13 +31,14 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, build: Build, size: int, rope: Rope) -> None:
         super().__init__()
-        self._dtype = build.dtype
+        self._dtype, self._given = build.dtype, build.kernels.angles or build.dtype
         frequencies_R, self._scale = scaled(_frequencies(rope.rotated(size), rope.theta), rope, build.context)
         self.register_buffer("frequencies_R", frequencies_R.to(build.device), persistent=False)
 
     def forward(self, positions_T: Tensor) -> Angles:
         angles_TR = positions_T[:, None].float() * self.frequencies_R
-        return Angles(*((f(angles_TR) * self._scale).to(self._dtype) for f in (torch.cos, torch.sin)))
+        cos_TR, sin_TR = (f(angles_TR).mul_(self._scale).to(self._dtype) for f in (torch.cos, torch.sin))
+        return Angles(cos_TR.to(self._given), sin_TR.to(self._given))
 
 
 class NoRotation(nn.Module):
@@ -44,10 +46,10 @@ class NoRotation(nn.Module):
 
     def __init__(self, build: Build) -> None:
         super().__init__()
-        self._dtype = build.dtype
+        self._given = build.kernels.angles or build.dtype
 
     def forward(self, positions_T: Tensor) -> Angles:
-        empty = torch.empty(len(positions_T), 0, dtype=self._dtype, device=positions_T.device)
+        empty = torch.empty(len(positions_T), 0, dtype=self._given, device=positions_T.device)
         return Angles(empty, empty)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ramify.ops.reference import basic, encode, experts, int4, int8, random, rope, sample
@@ -70,6 +71,7 @@ class Kernels:
     attend_texts(qkv_TE, heads, starts_N, counts_N, window, scale) -> y_TD: attention in both directions within each of
         N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
         positions no further away than that
+    angles: the type of cos and sin for the three that rotate, None for that of what is rotated
     packing: None where weights stay as they come
     w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
         exactly, so that a row's bits are its own
@@ -94,6 +96,7 @@ class Kernels:
     add_layer_norm: Callable[..., tuple[Tensor, Tensor]] = encode.add_layer_norm
     rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
     attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
+    angles: torch.dtype | None = None
     packing: Packing | None = None
     w8a8: Packing = Packing(int8.store, int8.linear, int8.embed, take=int8.take)
     int4: Packing = Packing(int4.store, int4.linear, take=int4.take)

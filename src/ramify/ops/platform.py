@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -37,23 +38,28 @@ class Platform(Protocol):
 
 
 class CpuPlatform:
-    """The compiled kernels on all `threads` cores if they are there and know the type, else plain torch."""
+    """The compiled kernels on all `threads` cores if they are there and know the type, else plain torch. With
+    `linears` torch, it multiplies with weights as they come.
+    """
 
-    def __init__(self, threads: int, dtype: str) -> None:
+    def __init__(self, threads: int, dtype: str, linears: str = "packed") -> None:
         self.device = torch.device("cpu")
         self._library = library.load()
         self._compiled = self._library is not None and getattr(torch, dtype) in TYPES
-        self._functions = Functions(self._library) if self._library is not None else None
+        self.functions = Functions(self._library) if self._library is not None else None
         self.kernels = Kernels()
         self.recorder: Recorder | None = None
-        if self._functions is not None and self._compiled:
-            self.kernels = compiled_kernels(self._functions)
-            self.recorder = CpuRecorder(self._functions)
+        if self.functions is not None and self._compiled:
+            self.kernels = compiled_kernels(self.functions)
+            self.recorder = CpuRecorder(self.functions)
+        if linears == "torch":
+            self.kernels = replace(self.kernels, packing=None)
         self._threads = threads
+        self._torch_threads = 1 if self._compiled and self.kernels.packing is not None else threads
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         made: dict[str, Callable[[], AttentionBackend]] = {
-            "cpu": lambda: PagedAttention(self._functions),
+            "cpu": lambda: PagedAttention(self.functions),
             "torch_native": lambda: SdpaAttention(shape.page_size),
             "reference": ReferenceAttention,
         }
@@ -63,13 +69,15 @@ class CpuPlatform:
         return backend
 
     def prepare_thread(self) -> None:
-        """Torch's threads would wait for work by spinning, on the cores that the kernels compute on."""
+        """Torch's threads would wait for work by spinning, on the cores that the kernels compute on: where torch has
+        nothing to multiply it has one.
+        """
         if self._compiled and self._library is not None:
             self._library.ramify_threads(self._threads)
-        torch.set_num_threads(1 if self._compiled else self._threads)
+        torch.set_num_threads(self._torch_threads)
 
 
-def make_platform(device: str, threads: int, dtype: str) -> Platform:
+def make_platform(device: str, threads: int, dtype: str, linears: str = "packed") -> Platform:
     """The platform of a resolved `--device`."""
     assert device == "cpu", "resolve knows no other"
-    return CpuPlatform(threads, dtype)
+    return CpuPlatform(threads, dtype, linears)

@@ -21,5 +21,8 @@ class Recording(Protocol):
 class Recorder(Protocol):
     """Of a platform."""
 
-    def record(self, compute: Callable[[], Tensor]) -> Recording:
-        """Run `compute` once and keep what it did. Raises `CannotRecordError`; nothing is kept then."""
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Recording]:
+        """Run `compute` once: its result, which stands where that of the recording will, and what it did.
+
+        Raises `CannotRecordError`; nothing is kept then.
+        """

@@ -62,13 +62,13 @@ class Forward:
             ),
         )
         try:
-            recording = recorder.record(lambda: self._model(own))
+            result, recording = recorder.record(lambda: self._model(own))
         except CannotRecordError as e:
             log.info("steps of this model are not recorded, which costs time between kernels: it uses %s", e)
             self._recorder = None
             return self._model(batch)
-        step = self._recorded[len(batch.counts)] = _Step(own, recording)
-        return step.recording()
+        self._recorded[len(batch.counts)] = _Step(own, recording)
+        return result
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ramify.config.stored import GROUP
-from ramify.ops.cpu.encoding import CompiledEncoding
+from ramify.ops.cpu.encoding import ANGLES, CompiledEncoding, is_bf16
 from ramify.ops.cpu.quantized import PANEL, take_int4, take_int8
 from ramify.ops.cpu.record import Functions
 from ramify.ops.kernels import Kernels, Packing
@@ -16,10 +16,6 @@ from ramify.ops.kernels import Kernels, Packing
 TYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3, "sigmoid": 4, "clamped_swiglu": 5}  # as in rows.inc
 POOLS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # of what may stand in pages, their numbers
-
-
-def _is_bf16(tensor: Tensor) -> int:
-    return int(tensor.dtype is torch.bfloat16)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -36,11 +32,11 @@ class Compiled:
 
     def pack(self, weight_ED: Tensor) -> Tensor:
         outputs, inputs = weight_ED.shape
-        group = 2 if _is_bf16(weight_ED) else 1
+        group = 2 if is_bf16(weight_ED) else 1
         size = -(-outputs // PANEL) * PANEL * (-(-inputs // group) * group)
         packed = torch.empty(size, dtype=weight_ED.dtype)
         weight = weight_ED.contiguous()
-        self._library.ramify_pack(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        self._library.ramify_pack(is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
         return packed
 
     def pack_int8(self, weight_ED: Tensor) -> Tensor:
@@ -48,7 +44,7 @@ class Compiled:
         outputs, inputs = weight_ED.shape
         packed = torch.empty(-(-outputs // PANEL) * PANEL * (8 + -(-inputs // 4) * 4), dtype=torch.int8)
         weight = weight_ED.contiguous()
-        self._library.ramify_pack_int8(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        self._library.ramify_pack_int8(is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
         return packed
 
     def linear(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
@@ -62,7 +58,7 @@ class Compiled:
         outputs, inputs = weight_ED.shape
         packed = torch.empty(-(-outputs // PANEL) * PANEL * -(-inputs // GROUP) * (GROUP // 2 + 2), dtype=torch.uint8)
         weight = weight_ED.contiguous()
-        self._library.ramify_pack_int4(_is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
+        self._library.ramify_pack_int4(is_bf16(weight), weight.data_ptr(), outputs, inputs, packed.data_ptr())
         return packed
 
     def linear_int4(self, x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
@@ -76,7 +72,7 @@ class Compiled:
         rows, inputs = x_TD.shape
         y_TE = torch.empty(rows, outputs, dtype=x_TD.dtype)
         compute(
-            _is_bf16(x_TD),
+            is_bf16(x_TD),
             x_TD.data_ptr(),
             packed.data_ptr(),
             _pointer(bias_E),
@@ -94,7 +90,7 @@ class Compiled:
         tokens_T = tokens_T.to(torch.int64).contiguous()
         y_TD = torch.empty(count, inputs, dtype=packed.dtype)
         self._library.ramify_embed(
-            _is_bf16(packed), tokens_T.data_ptr(), count, packed.data_ptr(), inputs, y_TD.data_ptr()
+            is_bf16(packed), tokens_T.data_ptr(), count, packed.data_ptr(), inputs, y_TD.data_ptr()
         )
         return y_TD
 
@@ -111,7 +107,7 @@ class Compiled:
         y_TD = torch.empty_like(x_TD)
         rows, size = x_TD.shape
         self._library.ramify_norm(
-            _is_bf16(x_TD), x_TD.data_ptr(), None, weight_D.data_ptr(), eps, offset, rows, size, y_TD.data_ptr(), None
+            is_bf16(x_TD), x_TD.data_ptr(), None, weight_D.data_ptr(), eps, offset, rows, size, y_TD.data_ptr(), None
         )
         return y_TD
 
@@ -122,7 +118,7 @@ class Compiled:
         y_TD, total_TD = torch.empty_like(x_TD), torch.empty_like(x_TD)
         rows, size = x_TD.shape
         self._library.ramify_norm(
-            _is_bf16(x_TD),
+            is_bf16(x_TD),
             x_TD.data_ptr(),
             residual_TD.data_ptr(),
             weight_D.data_ptr(),
@@ -146,7 +142,7 @@ class Compiled:
         rows, size = x.shape[0], x.shape[1] // (2 if gated else 1)
         y = torch.empty(rows, size, dtype=x.dtype)
         kind = ACTIVATIONS[activation]
-        self._library.ramify_activation(_is_bf16(x), kind, int(gated), x.data_ptr(), rows, size, y.data_ptr())
+        self._library.ramify_activation(is_bf16(x), kind, int(gated), x.data_ptr(), rows, size, y.data_ptr())
         return y
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:
@@ -169,20 +165,20 @@ class Compiled:
         interleaved: bool = False,
         offset: float = 0.0,
     ) -> Tensor:
+        assert cos_TR.dtype is sin_TR.dtype is ANGLES
         _, kv_heads, page_size, _ = k_pool_PKSC.shape
         size = qkv_TE.shape[1] // (heads + 2 * kv_heads)
         qkv_TE, write_at_T = qkv_TE.contiguous(), write_at_T.contiguous()
-        cos, sin = cos_TR.float().contiguous(), sin_TR.float().contiguous()
         tokens = qkv_TE.shape[0]
         q_THC = torch.empty(tokens, heads, size, dtype=qkv_TE.dtype)
         self._library.ramify_qkv_rope(
-            _is_bf16(qkv_TE),
+            is_bf16(qkv_TE),
             POOLS[k_pool_PKSC.dtype],
             qkv_TE.data_ptr(),
             _pointer(q_norm_C),
             _pointer(k_norm_C),
-            cos.data_ptr(),
-            sin.data_ptr(),
+            cos_TR.data_ptr(),
+            sin_TR.data_ptr(),
             write_at_T.data_ptr(),
             q_THC.data_ptr(),
             k_pool_PKSC.data_ptr(),
@@ -194,7 +190,7 @@ class Compiled:
             heads,
             kv_heads,
             size,
-            2 * cos.shape[1],
+            2 * cos_TR.shape[1],
             page_size,
         )
         return q_THC
@@ -216,7 +212,7 @@ class Compiled:
         offsets = torch.cat((ends_G.new_zeros(1), ends_G)).to(torch.int64)
         y_RE = torch.empty(x_RD.shape[0], outputs, dtype=x_RD.dtype)
         self._library.ramify_grouped(
-            _is_bf16(x_RD),
+            is_bf16(x_RD),
             x_RD.data_ptr(),
             packed.data_ptr(),
             _pointer(bias_GE),
@@ -233,7 +229,7 @@ class Compiled:
         tokens, chosen = rows_TK.shape
         out_TD = torch.empty(tokens, y_RD.shape[1], dtype=y_RD.dtype)
         self._library.ramify_combine(
-            _is_bf16(y_RD),
+            is_bf16(y_RD),
             y_RD.data_ptr(),
             rows_TK.data_ptr(),
             weights_TK.data_ptr(),
@@ -304,6 +300,7 @@ def compiled_kernels(library: Functions) -> Kernels:
         add_layer_norm=encoding.add_layer_norm,
         rotate_qk=encoding.rotate_qk,
         attend_texts=encoding.attend_texts,
+        angles=ANGLES,
         packing=Packing(made.pack, made.linear, made.embed, made.pack_groups, made.grouped_linear),
         w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8, take=take_int8),
         int4=Packing(made.pack_int4, made.linear_int4, take=take_int4),

@@ -8,7 +8,12 @@ from torch import Tensor
 from ramify.ops.cpu.record import Functions
 from ramify.ops.reference import encode
 
+ANGLES = torch.float32
 WIDTH = 16  # floats in the widest register: heads have to be a multiple of it
+
+
+def is_bf16(tensor: Tensor) -> int:
+    return int(tensor.dtype is torch.bfloat16)
 
 
 class CompiledEncoding:
@@ -42,13 +47,14 @@ class CompiledEncoding:
         total: Tensor | None,
     ) -> None:
         places = [None if tensor is None else tensor.data_ptr() for tensor in (x, residual, weight, bias, y, total)]
-        self._library.ramify_layer_norm(_is_bf16(x), *places[:4], eps, *x.shape, *places[4:])
+        self._library.ramify_layer_norm(is_bf16(x), *places[:4], eps, *x.shape, *places[4:])
 
     def rotate_qk(self, qkv_TE: Tensor, heads: int, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
-        qkv_TE, cos, sin = qkv_TE.contiguous(), cos_TR.float().contiguous(), sin_TR.float().contiguous()
+        assert cos_TR.dtype is sin_TR.dtype is ANGLES
+        qkv_TE = qkv_TE.contiguous()
         tokens, size = qkv_TE.shape[0], qkv_TE.shape[1] // (3 * heads)
         self._library.ramify_rotate_qk(
-            _is_bf16(qkv_TE), qkv_TE.data_ptr(), cos.data_ptr(), sin.data_ptr(), tokens, heads, size
+            is_bf16(qkv_TE), qkv_TE.data_ptr(), cos_TR.data_ptr(), sin_TR.data_ptr(), tokens, heads, size
         )
         return qkv_TE
 
@@ -61,9 +67,5 @@ class CompiledEncoding:
         qkv_TE, starts, counts = qkv_TE.contiguous(), starts_N.int().contiguous(), counts_N.int().contiguous()
         out_TD = torch.empty(qkv_TE.shape[0], heads * size, dtype=qkv_TE.dtype)
         places = (tensor.data_ptr() for tensor in (qkv_TE, out_TD, starts, counts))
-        self._library.ramify_texts(_is_bf16(qkv_TE), *places, scale, len(starts), heads, size, window)
+        self._library.ramify_texts(is_bf16(qkv_TE), *places, scale, len(starts), heads, size, window)
         return out_TD
-
-
-def _is_bf16(tensor: Tensor) -> int:
-    return int(tensor.dtype is torch.bfloat16)

@@ -14,8 +14,10 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
-VERSION = 7
-ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: generic, avx2, avx512, avx512vnni
+VERSION = 8
+ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: one of SETS
+SETS = ("generic", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
+MULTIPLYING_BYTES = ("avxvnni", "avx512vnni", "avx512bf16")
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES: dict[str, tuple[type, ...]] = {
@@ -44,14 +46,14 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
 
 
 @cache
-def load() -> ctypes.CDLL | None:
+def load(file: Path = FILE) -> ctypes.CDLL | None:
     """None where they were not compiled, or not for this version."""
     try:
-        library = ctypes.CDLL(str(FILE))
+        library = ctypes.CDLL(str(file))
     except OSError:
         return None
     if library.ramify_version() != VERSION:
-        log.warning("%s is of another version: install ramify again", FILE.name)
+        log.warning("%s is of another version: install ramify again", file.name)
         return None
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
@@ -66,6 +68,6 @@ def load() -> ctypes.CDLL | None:
 
 
 def instruction_set() -> str | None:
-    """What the kernels use of this machine: avx512vnni, avx512, avx2 or generic. None: there are none."""
+    """What the kernels use of this machine, of `SETS`. None: there are none."""
     library = load()
     return None if library is None else str(library.ramify_isa().decode())

@@ -107,7 +107,7 @@ class CpuRecorder:
         self._functions = functions
         self._arena = Arena()
 
-    def record(self, compute: Callable[[], Tensor]) -> Recording:
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Recording]:
         notes = _Notes(self._functions, self._arena)
         self._functions.watch(notes.call)
         try:
@@ -115,7 +115,7 @@ class CpuRecorder:
                 result = compute()
         finally:
             self._functions.watch(None)
-        return _Recorded(notes.finished(), result)
+        return result, _Recorded(notes.finished(), result)
 
 
 class _Recorded:

@@ -12,7 +12,7 @@ from ramify.ops.reference.basic import rms_norm
 def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = False) -> Tensor:
     """Rotary embedding (Su et al. 2021) of the first 2 R elements: pairs are (i, i + R), or (2i, 2i + 1)."""
     x, rest = x_THC.split([2 * cos_TR.shape[1], x_THC.shape[2] - 2 * cos_TR.shape[1]], dim=-1)
-    cos, sin = cos_TR.unsqueeze(1), sin_TR.unsqueeze(1)
+    cos, sin = (each_TR.unsqueeze(1).to(x.dtype) for each_TR in (cos_TR, sin_TR))
     a, b = (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
     left, right = a * cos - b * sin, b * cos + a * sin
     turned = torch.stack((left, right), dim=-1).flatten(-2) if interleaved else torch.cat((left, right), dim=-1)

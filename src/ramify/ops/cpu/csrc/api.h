@@ -77,14 +77,29 @@ struct Sampling {
     int64_t rows, vocab;
 };
 
-struct Table {
-    const char* name;
+// What is done with packed weights: it has instruction sets of its own.
+struct Linears {
     void (*pack_f32)(const float* weight, int64_t outputs, int64_t inputs, float* packed);
     void (*pack_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint16_t* packed);
     void (*linear_f32)(const Linear&);
     void (*linear_bf16)(const Linear&);
     void (*embed_f32)(const int64_t* tokens, int64_t count, const float* packed, int64_t inputs, float* y);
     void (*embed_bf16)(const int64_t* tokens, int64_t count, const uint16_t* packed, int64_t inputs, uint16_t* y);
+    void (*grouped_f32)(const Grouped&);
+    void (*grouped_bf16)(const Grouped&);
+    void (*pack_int8_f32)(const float* weight, int64_t outputs, int64_t inputs, int8_t* packed);
+    void (*pack_int8_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, int8_t* packed);
+    void (*linear_int8_f32)(const Linear&);
+    void (*linear_int8_bf16)(const Linear&);
+    void (*embed_int8)(const int64_t* tokens, int64_t count, const int8_t* packed, int64_t inputs, float* y);
+    void (*pack_int4_f32)(const float* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
+    void (*pack_int4_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
+    void (*linear_int4_f32)(const Linear&);
+    void (*linear_int4_bf16)(const Linear&);
+};
+
+// All else.
+struct Others {
     void (*norm_f32)(const float* x, const float* residual, const float* weight, float eps, float offset, int64_t rows,
                      int64_t size, float* y, float* total);
     void (*norm_bf16)(const uint16_t* x, const uint16_t* residual, const uint16_t* weight, float eps, float offset,
@@ -92,8 +107,6 @@ struct Table {
     void (*activation_f32)(int kind, bool gated, const float* x, int64_t rows, int64_t size, float* y);
     void (*activation_bf16)(int kind, bool gated, const uint16_t* x, int64_t rows, int64_t size, uint16_t* y);
     void (*softcap)(float* x, float cap, int64_t count);
-    void (*grouped_f32)(const Grouped&);
-    void (*grouped_bf16)(const Grouped&);
     void (*combine_f32)(const float* y, const int64_t* rows, const float* weights, int64_t tokens, int64_t chosen,
                         int64_t size, float* out);
     void (*combine_bf16)(const uint16_t* y, const int64_t* rows, const float* weights, int64_t tokens, int64_t chosen,
@@ -110,15 +123,6 @@ struct Table {
                            int64_t size);
     void (*texts_f32)(const Texts&);
     void (*texts_bf16)(const Texts&);
-    void (*pack_int8_f32)(const float* weight, int64_t outputs, int64_t inputs, int8_t* packed);
-    void (*pack_int8_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, int8_t* packed);
-    void (*linear_int8_f32)(const Linear&);
-    void (*linear_int8_bf16)(const Linear&);
-    void (*embed_int8)(const int64_t* tokens, int64_t count, const int8_t* packed, int64_t inputs, float* y);
-    void (*pack_int4_f32)(const float* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
-    void (*pack_int4_bf16)(const uint16_t* weight, int64_t outputs, int64_t inputs, uint8_t* packed);
-    void (*linear_int4_f32)(const Linear&);
-    void (*linear_int4_bf16)(const Linear&);
 };
 
 }  // namespace ramify

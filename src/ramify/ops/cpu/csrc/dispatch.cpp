@@ -7,39 +7,87 @@
 #include "replay.h"
 
 namespace ramify {
-namespace generic {
-extern const Table table;
-}
+
+#define DECLARE(isa)               \
+    namespace isa {                \
+    extern const Linears linears;  \
+    }
+#define DECLARE_OTHERS(isa)        \
+    namespace isa {                \
+    extern const Others others;    \
+    }
+DECLARE(generic)
+DECLARE_OTHERS(generic)
 #if defined(RAMIFY_X86)
-namespace avx2 {
-extern const Table table;
-}
-namespace avx512 {
-extern const Table table;
-}
-namespace avx512vnni {
-extern const Table table;
-}
+DECLARE(avx2)
+DECLARE_OTHERS(avx2)
+DECLARE(avx512)
+DECLARE_OTHERS(avx512)
+DECLARE(avx512vnni)
+#endif
+#if defined(RAMIFY_AVXVNNI)
+DECLARE(avxvnni)
+#endif
+#if defined(RAMIFY_AVX512BF16)
+DECLARE(avx512bf16)
 #endif
 
 namespace {
 
-const Table* choose(const char* most) {
+struct Set {
+    const char* name;
+    const Linears* linears;
+    const Others* others;
+    bool (*there)();
+};
+
+#if defined(RAMIFY_X86)
+bool avx2_there() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool avx512_there() {
+    return avx2_there() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+bool vnni_there() { return avx512_there() && __builtin_cpu_supports("avx512vnni"); }
+#endif
+#if defined(RAMIFY_AVXVNNI)
+bool avxvnni_there() { return avx2_there() && __builtin_cpu_supports("avxvnni"); }
+#endif
+#if defined(RAMIFY_AVX512BF16)
+bool bf16_there() { return vnni_there() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+// The best comes last.
+const Set sets[] = {
+    {"generic", &generic::linears, &generic::others, [] { return true; }},
+#if defined(RAMIFY_X86)
+    {"avx2", &avx2::linears, &avx2::others, avx2_there},
+#endif
+#if defined(RAMIFY_AVXVNNI)
+    {"avxvnni", &avxvnni::linears, &avx2::others, avxvnni_there},
+#endif
+#if defined(RAMIFY_X86)
+    {"avx512", &avx512::linears, &avx512::others, avx512_there},
+    {"avx512vnni", &avx512vnni::linears, &avx512::others, vnni_there},
+#endif
+#if defined(RAMIFY_AVX512BF16)
+    {"avx512bf16", &avx512bf16::linears, &avx512::others, bf16_there},
+#endif
+};
+constexpr int SETS = sizeof(sets) / sizeof(sets[0]);
+
+// The best that is there, and none better than `most`.
+const Set* choose(const char* most) {
 #if defined(RAMIFY_X86)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-    if (vnni && !std::strcmp(most, "avx512vnni")) return &avx512vnni::table;
-    if (avx512 && !std::strncmp(most, "avx512", 6)) return &avx512::table;
-    if (avx2 && std::strcmp(most, "generic")) return &avx2::table;
 #endif
-    (void)most;
-    return &generic::table;
+    int at = SETS - 1;
+    for (int i = 0; i < SETS; i++)
+        if (!std::strcmp(sets[i].name, most)) at = i;
+    while (!sets[at].there()) at--;
+    return &sets[at];
 }
 
-const Table* chosen = choose("avx512vnni");
+const Set* chosen = choose("");
 
 }  // namespace
 }  // namespace ramify
@@ -48,7 +96,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 7; }
+int ramify_version() { return 8; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -59,87 +107,87 @@ void ramify_threads(int count) { set_threads(count); }
 // `bf16`: the tensors are bfloat16, else float.
 void ramify_pack(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
     if (bf16)
-        chosen->pack_bf16((const uint16_t*)weight, outputs, inputs, (uint16_t*)packed);
+        chosen->linears->pack_bf16((const uint16_t*)weight, outputs, inputs, (uint16_t*)packed);
     else
-        chosen->pack_f32((const float*)weight, outputs, inputs, (float*)packed);
+        chosen->linears->pack_f32((const float*)weight, outputs, inputs, (float*)packed);
 }
 
 void ramify_linear(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows, int64_t inputs,
                    int64_t outputs, int64_t x_stride, int64_t y_stride) {
     const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
-    bf16 ? chosen->linear_bf16(l) : chosen->linear_f32(l);
+    bf16 ? chosen->linears->linear_bf16(l) : chosen->linears->linear_f32(l);
 }
 
 void ramify_embed(int bf16, const int64_t* tokens, int64_t count, const void* packed, int64_t inputs, void* y) {
     if (bf16)
-        chosen->embed_bf16(tokens, count, (const uint16_t*)packed, inputs, (uint16_t*)y);
+        chosen->linears->embed_bf16(tokens, count, (const uint16_t*)packed, inputs, (uint16_t*)y);
     else
-        chosen->embed_f32(tokens, count, (const float*)packed, inputs, (float*)y);
+        chosen->linears->embed_f32(tokens, count, (const float*)packed, inputs, (float*)y);
 }
 
 // The same with weights in int8; `packed` is bytes.
 void ramify_pack_int8(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
     if (bf16)
-        chosen->pack_int8_bf16((const uint16_t*)weight, outputs, inputs, (int8_t*)packed);
+        chosen->linears->pack_int8_bf16((const uint16_t*)weight, outputs, inputs, (int8_t*)packed);
     else
-        chosen->pack_int8_f32((const float*)weight, outputs, inputs, (int8_t*)packed);
+        chosen->linears->pack_int8_f32((const float*)weight, outputs, inputs, (int8_t*)packed);
 }
 
 void ramify_linear_int8(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows,
                         int64_t inputs, int64_t outputs, int64_t x_stride, int64_t y_stride) {
     const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
-    bf16 ? chosen->linear_int8_bf16(l) : chosen->linear_int8_f32(l);
+    bf16 ? chosen->linears->linear_int8_bf16(l) : chosen->linears->linear_int8_f32(l);
 }
 
 void ramify_embed_int8(const int64_t* tokens, int64_t count, const void* packed, int64_t inputs, float* y) {
-    chosen->embed_int8(tokens, count, (const int8_t*)packed, inputs, y);
+    chosen->linears->embed_int8(tokens, count, (const int8_t*)packed, inputs, y);
 }
 
 // And in four bits.
 void ramify_pack_int4(int bf16, const void* weight, int64_t outputs, int64_t inputs, void* packed) {
     if (bf16)
-        chosen->pack_int4_bf16((const uint16_t*)weight, outputs, inputs, (uint8_t*)packed);
+        chosen->linears->pack_int4_bf16((const uint16_t*)weight, outputs, inputs, (uint8_t*)packed);
     else
-        chosen->pack_int4_f32((const float*)weight, outputs, inputs, (uint8_t*)packed);
+        chosen->linears->pack_int4_f32((const float*)weight, outputs, inputs, (uint8_t*)packed);
 }
 
 void ramify_linear_int4(int bf16, const void* x, const void* weight, const void* bias, void* y, int64_t rows,
                         int64_t inputs, int64_t outputs, int64_t x_stride, int64_t y_stride) {
     const Linear l = {x, weight, bias, y, rows, inputs, outputs, x_stride, y_stride};
-    bf16 ? chosen->linear_int4_bf16(l) : chosen->linear_int4_f32(l);
+    bf16 ? chosen->linears->linear_int4_bf16(l) : chosen->linears->linear_int4_f32(l);
 }
 
 void ramify_norm(int bf16, const void* x, const void* residual, const void* weight, float eps, float offset,
                  int64_t rows, int64_t size, void* y, void* total) {
     if (bf16)
-        chosen->norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight, eps, offset, rows,
+        chosen->others->norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight, eps, offset, rows,
                           size, (uint16_t*)y, (uint16_t*)total);
     else
-        chosen->norm_f32((const float*)x, (const float*)residual, (const float*)weight, eps, offset, rows, size,
+        chosen->others->norm_f32((const float*)x, (const float*)residual, (const float*)weight, eps, offset, rows, size,
                          (float*)y, (float*)total);
 }
 
 void ramify_activation(int bf16, int kind, int gated, const void* x, int64_t rows, int64_t size, void* y) {
     if (bf16)
-        chosen->activation_bf16(kind, gated != 0, (const uint16_t*)x, rows, size, (uint16_t*)y);
+        chosen->others->activation_bf16(kind, gated != 0, (const uint16_t*)x, rows, size, (uint16_t*)y);
     else
-        chosen->activation_f32(kind, gated != 0, (const float*)x, rows, size, (float*)y);
+        chosen->others->activation_f32(kind, gated != 0, (const float*)x, rows, size, (float*)y);
 }
 
-void ramify_softcap(float* x, float cap, int64_t count) { chosen->softcap(x, cap, count); }
+void ramify_softcap(float* x, float cap, int64_t count) { chosen->others->softcap(x, cap, count); }
 
 void ramify_grouped(int bf16, const void* x, const void* weight, const void* bias, void* y, const int64_t* offsets,
                     int64_t groups, int64_t inputs, int64_t outputs) {
     const Grouped g = {x, weight, bias, y, offsets, groups, inputs, outputs};
-    bf16 ? chosen->grouped_bf16(g) : chosen->grouped_f32(g);
+    bf16 ? chosen->linears->grouped_bf16(g) : chosen->linears->grouped_f32(g);
 }
 
 void ramify_combine(int bf16, const void* y, const int64_t* rows, const float* weights, int64_t tokens, int64_t count,
                     int64_t size, void* out) {
     if (bf16)
-        chosen->combine_bf16((const uint16_t*)y, rows, weights, tokens, count, size, (uint16_t*)out);
+        chosen->others->combine_bf16((const uint16_t*)y, rows, weights, tokens, count, size, (uint16_t*)out);
     else
-        chosen->combine_f32((const float*)y, rows, weights, tokens, count, size, (float*)out);
+        chosen->others->combine_f32((const float*)y, rows, weights, tokens, count, size, (float*)out);
 }
 
 // `pool`: the type of what is in pages, 0 float, 1 bfloat16, 2 int8.
@@ -149,7 +197,7 @@ void ramify_qkv_rope(int bf16, int pool, const void* qkv, const void* q_norm, co
                      int64_t rotated, int64_t page_size) {
     const QkvRope a = {qkv,    q_norm, k_norm, cos,    sin,         write_at, q,     k_pool,   v_pool,
                        eps,    offset, interleaved, tokens, heads,  kv_heads, size,  rotated,  page_size};
-    chosen->qkv_rope[bf16][pool](a);
+    chosen->others->qkv_rope[bf16][pool](a);
 }
 
 void ramify_attention(int bf16, int pool, const void* q, const void* k_pool, const void* v_pool, const float* sinks,
@@ -160,13 +208,13 @@ void ramify_attention(int bf16, int pool, const void* q, const void* k_pool, con
     const Attention a = {q,       k_pool,  v_pool, sinks, out,          tables, starts,   counts, lengths,  scale,
                          softcap, window,  rows,   table_stride, heads, kv_heads, size,   v_size, k_stride, v_stride,
                          page_size};
-    chosen->attention[bf16][pool](a);
+    chosen->others->attention[bf16][pool](a);
 }
 
 void ramify_sample(const float* logits, const float* temperature, const float* top_p, const float* min_p,
                    const int64_t* top_k, const double* random, const uint8_t* greedy, int64_t* tokens, uint8_t* broken,
                    int64_t rows, int64_t vocab) {
-    chosen->sampling({logits, temperature, top_p, min_p, top_k, random, greedy, tokens, broken, rows, vocab});
+    chosen->others->sampling({logits, temperature, top_p, min_p, top_k, random, greedy, tokens, broken, rows, vocab});
 }
 
 // Random numbers by (seed, choice, position, purpose): Philox-4x32-10 (Salmon et al. 2011), as `ops/reference/random.py` says.
@@ -191,25 +239,25 @@ void ramify_uniform(const int64_t* seeds, const int64_t* choices, const int64_t*
 void ramify_layer_norm(int bf16, const void* x, const void* residual, const void* weight, const void* bias, float eps,
                        int64_t rows, int64_t size, void* y, void* total) {
     if (bf16)
-        chosen->layer_norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight,
+        chosen->others->layer_norm_bf16((const uint16_t*)x, (const uint16_t*)residual, (const uint16_t*)weight,
                                 (const uint16_t*)bias, eps, rows, size, (uint16_t*)y, (uint16_t*)total);
     else
-        chosen->layer_norm_f32((const float*)x, (const float*)residual, (const float*)weight, (const float*)bias, eps,
+        chosen->others->layer_norm_f32((const float*)x, (const float*)residual, (const float*)weight, (const float*)bias, eps,
                                rows, size, (float*)y, (float*)total);
 }
 
 void ramify_rotate_qk(int bf16, void* qkv, const float* cos, const float* sin, int64_t tokens, int64_t heads,
                       int64_t size) {
     if (bf16)
-        chosen->rotate_qk_bf16((uint16_t*)qkv, cos, sin, tokens, heads, size);
+        chosen->others->rotate_qk_bf16((uint16_t*)qkv, cos, sin, tokens, heads, size);
     else
-        chosen->rotate_qk_f32((float*)qkv, cos, sin, tokens, heads, size);
+        chosen->others->rotate_qk_f32((float*)qkv, cos, sin, tokens, heads, size);
 }
 
 void ramify_texts(int bf16, const void* qkv, void* out, const int32_t* starts, const int32_t* counts, float scale,
                   int64_t texts, int64_t heads, int64_t size, int64_t window) {
     const Texts a = {qkv, out, starts, counts, scale, texts, heads, size, window};
-    bf16 ? chosen->texts_bf16(a) : chosen->texts_f32(a);
+    bf16 ? chosen->others->texts_bf16(a) : chosen->others->texts_f32(a);
 }
 
 }  // extern "C"

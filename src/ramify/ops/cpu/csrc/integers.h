@@ -75,19 +75,34 @@ inline void store_bytes(int8_t* p, V a) {
     _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(words, words));
 }
 
+#if defined(__AVXVNNI__)
+constexpr int PARTS = 1;
+constexpr bool OFFSET = true;
+template <int>
+inline Ints part(Ints w) { return w; }
+inline Ints dot(Ints sum, Ints w, Ints x) { return {_mm256_dpbusd_avx_epi32(sum.v, x.v, w.v)}; }
+#else
 constexpr int PARTS = 2;
 constexpr bool OFFSET = false;
 template <int P>
 inline Ints part(Ints w) { return {P ? _mm256_srai_epi16(w.v, 8) : _mm256_srai_epi16(_mm256_slli_epi16(w.v, 8), 8)}; }
 inline Ints dot(Ints sum, Ints w, Ints x) { return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(w.v, x.v))}; }
+#endif
 
 constexpr int HALF_PARTS = 1;
 inline Ints low_halves(Ints w) { return {_mm256_and_si256(w.v, _mm256_set1_epi8(15))}; }
 inline Ints high_halves(Ints w) { return {_mm256_and_si256(_mm256_srli_epi16(w.v, 4), _mm256_set1_epi8(15))}; }
+#if defined(__AVXVNNI__)
+inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t) {
+    return {_mm256_dpbusd_avx_epi32(sum.v, w.v, _mm256_set1_epi32(*x))};
+}
+inline Ints half_sum(Ints sum) { return sum; }
+#else
 inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t) {
     return {_mm256_add_epi16(sum.v, _mm256_maddubs_epi16(w.v, _mm256_set1_epi32(*x)))};
 }
 inline Ints half_sum(Ints sum) { return {_mm256_madd_epi16(sum.v, _mm256_set1_epi16(1))}; }
+#endif
 
 #else  // any machine
 

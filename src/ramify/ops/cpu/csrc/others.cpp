@@ -1,4 +1,4 @@
-// All kernels, compiled once for each instruction set: RAMIFY_ISA is its name.
+// All kernels but those over packed weights, compiled once for each instruction set: RAMIFY_ISA is its name.
 #include <algorithm>
 #include <cstdlib>
 
@@ -10,34 +10,21 @@
 namespace ramify {
 namespace RAMIFY_ISA {
 namespace {
-#include "linear.inc"
-#include "grouped.inc"
-#include "int8.inc"
-#include "int4.inc"
+#include "elements.inc"
+#include "combine.inc"
 #include "rows.inc"
 #include "attention.inc"
 #include "sample.inc"
 #include "encode.inc"
 }  // namespace
 
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
-extern const Table table;
-const Table table = {
-    TEXT(RAMIFY_ISA),
-    pack<float>,
-    pack<uint16_t>,
-    linear<float>,
-    linear<uint16_t>,
-    embed<float>,
-    embed<uint16_t>,
+extern const Others others;
+const Others others = {
     norm<float>,
     norm<uint16_t>,
     activation<float>,
     activation<uint16_t>,
     softcap,
-    grouped<float>,
-    grouped<uint16_t>,
     combine<float>,
     combine<uint16_t>,
     {{qkv_rope<float, float>, qkv_rope<float, uint16_t>, qkv_rope<float, int8_t>},
@@ -51,15 +38,6 @@ const Table table = {
     rotate_qk<uint16_t>,
     attend_texts<float>,
     attend_texts<uint16_t>,
-    pack_int8<float>,
-    pack_int8<uint16_t>,
-    linear_int8<float>,
-    linear_int8<uint16_t>,
-    embed_int8,
-    pack_int4<float>,
-    pack_int4<uint16_t>,
-    linear_int4<float>,
-    linear_int4<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA
