@@ -16,6 +16,7 @@ from assets import shared
 from ggufs import gguf, text, value
 from ramify.config.gguf import read_header
 from ramify.config.model import read_config
+from ramify.config.source import locate
 from ramify.core.errors import StartupError
 from ramify.text.tokenizer import load_tokenizer
 from ramify.weights.gguf import list_mapped
@@ -286,3 +287,14 @@ def test_a_tokenizer_beside_the_file(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "model.gguf")
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     assert load_tokenizer(tmp_path / "model.gguf").encode("a dragon") == load_tokenizer(folder).encode("a dragon")
+
+
+def test_where_a_file_may_be(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(GOOD)
+    assert locate(str(tmp_path / "model.gguf")) == tmp_path / "model.gguf"
+    assert locate(str(tmp_path)) == tmp_path / "model.gguf"
+    (tmp_path / "other.gguf").write_bytes(GOOD)
+    with pytest.raises(StartupError, match="several GGUF files"):
+        locate(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert locate(str(tmp_path)) == tmp_path  # which lacks a config.json, and that will be said

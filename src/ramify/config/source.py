@@ -40,7 +40,8 @@ def locate(model_path: str | None, revision: str | None = None, *, weights: bool
 
 def _only_gguf(folder: Path) -> Path:
     """A folder with nothing but a GGUF file stands for that."""
-    files = [] if (folder / "config.json").is_file() else sorted(folder.glob("*.gguf"))
+    others = (folder / "config.json").is_file() or any(folder.glob("*.safetensors"))
+    files = [] if others else sorted(folder.glob("*.gguf"))
     if len(files) > 1:
         raise StartupError(f"{folder} has no config.json and several GGUF files", f"Give one of them, like {files[0]}.")
     return files[0] if files else folder
