@@ -14,6 +14,7 @@ from models import reference_logits
 from quantizing import FORMATS, save_quantized
 from safetensors.torch import load_file, save_file
 
+import ramify
 from ramify.config.model import read_config
 from ramify.config.quantized import Quantized
 from ramify.core.errors import StartupError
@@ -237,3 +238,20 @@ def test_whole_numbers_are_taken_as_they_are_packed(outputs: int, inputs: int) -
         taken, packed = each.int4.take(half, scale4), each.int4.pack(plain)
         assert taken.shape == packed.shape
         assert torch.equal(each.int4.linear(x, taken, outputs, None), each.int4.linear(x, packed, outputs, None))
+
+
+@pytest.mark.parametrize("name", ["ct-w8a8", "awq", "gptq-4-asym-order-v2", "fp8-block"])
+def test_steps_that_are_made_again(name: str, tmp_path: Path) -> None:
+    """Decoding repeats recorded steps: its tokens are those that whole prompts give, alone and side by side."""
+    save_quantized("llama-bias", tmp_path, FORMATS[name], ("v_proj",))
+    prompts = [tokens_of(211, 20)[at:] for at in (0, 3, 7)]
+    asked = {"temperature": 0, "max_new_tokens": 24, "ignore_eos": True}
+    settings = {"skip_tokenizer_init": True, "max_total_tokens": 1024, "dtype": "float32"}
+    with ramify.Engine(str(tmp_path), **settings) as engine:
+        together = engine.generate(input_ids=prompts, sampling_params=asked)
+        alone = [engine.generate(input_ids=prompt, sampling_params=asked) for prompt in prompts]
+    for prompt, one, other in zip(prompts, together, alone, strict=True):
+        assert one["output_ids"] == other["output_ids"]
+        whole = [*prompt, *one["output_ids"]]
+        best = all_logits(make_runner(tmp_path), whole, [len(whole)]).argmax(1)
+        assert best[len(prompt) - 1 : -1].tolist() == one["output_ids"]
