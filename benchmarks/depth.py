@@ -37,7 +37,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 def rate(engine: ramify.Engine, users: int, tokens: int, params: dict[str, Any]) -> float:
     prompts = [PROMPTS[user % len(PROMPTS)] for user in range(users)]
     begin = time.perf_counter()
-    answers = engine.generate(prompts, sampling_params={**params, "max_new_tokens": tokens, "seed": 7})
+    answers = engine.generate(prompts, sampling_params={**params, "max_new_tokens": tokens, "sampling_seed": 7})
     seconds = time.perf_counter() - begin
     return sum(answer["meta_info"]["completion_tokens"] for answer in answers) / seconds
 

@@ -29,6 +29,8 @@ from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
 from ramify.schedule.budget import StepBudget
 from ramify.schedule.policy import make_policy
 from ramify.schedule.scheduler import Observers, Scheduler
+from ramify.weights.ahead import fetch
+from ramify.weights.checkpoint import list_tensors
 from ramify.wire.channel import EngineEnd
 from ramify.worker.null import NullExecutor
 
@@ -113,6 +115,8 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     """The model on its device. Torch is imported here and not before."""
     if resolved.settings.model.load_format == "none":
         return NullExecutor(resolved.model.vocab)
+    if resolved.settings.model.load_format != "dummy":
+        fetch({info.file for info in list_tensors(resolved.folder).values()})
     from ramify.ops.platform import make_platform
     from ramify.worker.executor import ThreadExecutor
 
