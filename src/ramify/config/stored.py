@@ -54,9 +54,9 @@ def weight_bytes(model: ModelConfig, dtype: str, quantization: str, quantized: Q
 
 
 def _kept_weights(model: ModelConfig, dtype: str, quantized: Quantized) -> int:
-    """Linears as the checkpoint has them, or in the model's type; embeddings, heads and experts in the latter."""
+    """Linears and experts as the checkpoint has them, or in the model's type; embeddings and heads in the latter."""
     vocabulary = model.vocab * model.hidden * (1 if model.tied else 2)
-    linears = model.parameters - model.expert_parameters - vocabulary
+    linears = model.parameters - vocabulary
     wide = (model.parameters - linears) * ELEMENT_BYTES[dtype]
     if quantized.counts:
         bits = {"Q4_0": 4.5, "Q4_1": 5.0, "Q4_K": 5.0}

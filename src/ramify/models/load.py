@@ -60,7 +60,7 @@ def forms_of(model: nn.Module) -> str:
     """What linears of a quantized checkpoint are computed in, for people."""
     runs = Counter(run.form for layer in model.modules() for run in getattr(layer, "runs", ()))
     counted = ", ".join(f"{count} linears {form}" for form, count in runs.most_common())
-    return f"{counted}; embeddings, head and experts in the model's type"
+    return f"{counted}; embeddings and head in the model's type"
 
 
 def _read(place: Placed, reader: Reader) -> Tensor | Stored:

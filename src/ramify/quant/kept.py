@@ -89,7 +89,12 @@ class Int4Run(nn.Module):
 
 
 class Kept(Plain):
-    """What a checkpoint has in int8 or four bits stays so; all else becomes the model's type."""
+    """What a checkpoint has in int8 or four bits stays so; all else becomes the model's type. `separate` where most of
+    it is in few bits.
+    """
+
+    def __init__(self, separate: bool) -> None:
+        self.separate = separate
 
     def accepts(self, layer: Any, part: str, stored: Stored) -> bool:
         """Whether the layer keeps a part as it is stored, until it is complete."""

@@ -20,7 +20,9 @@ class Holder(Protocol):
 
 
 class LinearScheme(Protocol):
-    """One way of storing linears. Stateless: what it needs stands on the layer."""
+    """One way of storing linears. Stateless: what it needs stands on the layer. `separate`: experts too, one by one."""
+
+    separate: bool
 
     def create(
         self, layer: Holder, inputs: int, parts: dict[str, int], bias: bool, dtype: torch.dtype, device: torch.device
@@ -42,6 +44,8 @@ class LinearScheme(Protocol):
 
 class Plain:
     """Weights as they come, in the model's own type."""
+
+    separate = False
 
     def create(
         self, layer: Holder, inputs: int, parts: dict[str, int], bias: bool, dtype: torch.dtype, device: torch.device
