@@ -255,3 +255,16 @@ def test_steps_that_are_made_again(name: str, tmp_path: Path) -> None:
         whole = [*prompt, *one["output_ids"]]
         best = all_logits(make_runner(tmp_path), whole, [len(whole)]).argmax(1)
         assert best[len(prompt) - 1 : -1].tolist() == one["output_ids"]
+
+
+def test_experts_in_few_bits_that_decode(tmp_path: Path) -> None:
+    save_quantized("mixtral", tmp_path, FORMATS["ct-w4a16-channel"])
+    asked = {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
+    prompts = [[5, 6, 7], [9, 8, 7, 6]]
+    settings = {"skip_tokenizer_init": True, "max_total_tokens": 512, "dtype": "float32"}
+    with ramify.Engine(str(tmp_path), **settings) as engine:
+        together = engine.generate(input_ids=prompts, sampling_params=asked)
+    for prompt, one in zip(prompts, together, strict=True):
+        whole = [*prompt, *one["output_ids"]]
+        best = all_logits(make_runner(tmp_path), whole, [len(whole)]).argmax(1)
+        assert best[len(prompt) - 1 : -1].tolist() == one["output_ids"]

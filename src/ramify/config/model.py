@@ -133,7 +133,7 @@ class ModelConfig:
 
     @property
     def expert_parameters(self) -> int:
-        """Of these, weights of routed experts, which no scheme quantizes."""
+        """Of these, weights of routed experts."""
         experts = self.experts
         return 0 if experts is None else 3 * self.hidden * experts.mlp * experts.count * sum(experts.sparse)
 

@@ -45,12 +45,12 @@ def weight_bytes(model: ModelConfig, dtype: str, quantization: str, quantized: Q
     if quantized is not None and quantization == quantized.method:
         return _kept_weights(model, dtype, quantized)
     vocabulary = model.vocab * model.hidden * (1 if model.tied else 2)
-    experts = model.expert_parameters * ELEMENT_BYTES[dtype]
-    linears = model.parameters - model.expert_parameters - vocabulary
+    wide = model.expert_parameters if quantized is not None and quantized.method == "mxfp4" else 0
+    linears = model.parameters - wide - vocabulary
     if quantization == "int4":
-        return _int8(vocabulary, model) + linears // GROUP * (GROUP // 2 + 2) + experts
+        return _int8(vocabulary, model) + linears // GROUP * (GROUP // 2 + 2) + wide * ELEMENT_BYTES[dtype]
     assert quantization == "w8a8"
-    return _int8(model.parameters - model.expert_parameters, model) + experts
+    return _int8(model.parameters - wide, model) + wide * ELEMENT_BYTES[dtype]
 
 
 def _kept_weights(model: ModelConfig, dtype: str, quantized: Quantized) -> int:

@@ -76,7 +76,7 @@ class Experts(nn.Module):
         halves = {"gate": width, "up": width}
         self.gate_up: nn.Module
         self.down: nn.Module
-        if build.scheme.separate:
+        if build.scheme.separate and not block:
             self.gate_up = SeparateLinear(build, self._count, config.hidden, halves, bias)
             self.down = SeparateLinear(build, self._count, width, {WHOLE: config.hidden}, bias)
         else:

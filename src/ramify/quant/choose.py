@@ -32,4 +32,4 @@ def schemes_of(
     if quantization in FORMATS:
         return Kept(quantized is not None and quantized.stored != "float"), unquantized(kernels)
     linears = {"w8a8": kernels.w8a8, "int4": kernels.int4}
-    return Packed(linears[quantization]), Packed(kernels.w8a8)
+    return Packed(linears[quantization], separate=True), Packed(kernels.w8a8)
