@@ -69,3 +69,13 @@ def test_deciding_and_serving_import_no_torch(module: str) -> None:
 def test_the_grammar_library_is_the_engines(module: str) -> None:
     """API workers check constraints without it."""
     assert "llguidance" not in modules_after(f"import {module}")
+
+
+def test_torch_leaves_its_compiler_away() -> None:
+    """It takes a second to import, which some plain calls of torch do. sympy comes with it."""
+    code = """
+import ramify
+with ramify.Engine(max_total_tokens=1024) as engine:
+    engine.generate("Once", sampling_params={"max_new_tokens": 4})
+"""
+    assert "sympy" not in modules_after(code)

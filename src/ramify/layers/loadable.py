@@ -78,11 +78,15 @@ class Loadable(nn.Module):
         """The names of its parameters."""
         return list(self._parts)
 
+    def _empty(self, declared: Tensor) -> Tensor:
+        """Not by `empty_like`: of what has no memory yet torch would make it with its compiler, and import that."""
+        return torch.empty(declared.shape, dtype=declared.dtype, device=self._device)
+
     def memory(self, name: str) -> Tensor:
         """The tensor of a declared parameter, not initialised when it is asked for first."""
         parameter: Tensor = getattr(self, name)
         if parameter.is_meta:
-            parameter = nn.Parameter(torch.empty_like(parameter, device=self._device), requires_grad=False)
+            parameter = nn.Parameter(self._empty(parameter), requires_grad=False)
             setattr(self, name, parameter)
         return parameter
 
