@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import all_logits
 from models import reference_logits, save
 
 import ramify
@@ -152,3 +153,28 @@ def test_the_model_never_stands_in_memory_twice(quantization: str) -> None:
     largest = 2 * resolved.model.vocab * resolved.model.hidden
     assert max(held) <= held[-1] + largest
     assert held[0] <= largest
+
+
+@quantizations
+@pytest.mark.parametrize("family", ["mixtral", "granite-moe", "deepseek-v3", "gpt-oss"])
+def test_experts(quantization: str, family: str, tmp_path: Path) -> None:
+    """One by one, in few bits as well; what is near in most positions is right, for some tokens choose others."""
+    model = save(family, tmp_path)
+    tokens = list(range(3, 60))
+    runner, _ = runner_of(tmp_path, quantization=quantization, dtype="float32")
+    stored = sum(parameter.nbytes for parameter in runner.model.parameters())  # type: ignore[attr-defined]
+    plain = sum(parameter.numel() for parameter in model.parameters()) * 4
+    assert stored < plain * {"w8a8": 0.5, "int4": 0.45}[quantization]
+    found, reference = all_logits(runner, tokens, [40, 17]), reference_logits(model, tokens)
+    error = ((found - reference).abs().amax(1) / reference.abs().amax(1)).median()
+    assert 1e-6 < error < {"w8a8": 0.1, "int4": 0.7}[quantization]
+
+
+def test_experts_that_decode(tmp_path: Path) -> None:
+    """Which experts have tokens is seen in every step: such steps are not recorded."""
+    save("mixtral", tmp_path)
+    asked = {**GREEDY, "max_new_tokens": 16}
+    with ramify.Engine(str(tmp_path), skip_tokenizer_init=True, max_total_tokens=512, quantization="w8a8") as engine:
+        together = engine.generate(input_ids=[[5, 6, 7], [9, 8, 7, 6]], sampling_params=asked)
+        alone = [engine.generate(input_ids=ids, sampling_params=asked) for ids in ([5, 6, 7], [9, 8, 7, 6])]
+    assert [one["output_ids"] for one in together] == [one["output_ids"] for one in alone]

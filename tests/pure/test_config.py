@@ -13,6 +13,7 @@ from assets import shared
 from ramify.cli.settings import parse
 from ramify.config.machine import Machine, read_machine
 from ramify.config.model import ModelConfig, parse_config
+from ramify.config.quantized import quantized_of
 from ramify.config.read import PREFIX, from_environment, from_yaml, overlay, parse_bool, parse_int, unknown_variables
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import CacheSettings, ServerSettings, Settings, names, spellings
@@ -299,8 +300,9 @@ def test_command_lines_that_cannot_be_read(arguments: list[str], says: str, reme
         ("attention-backend", "flashinfer", "torch_native"),
         ("schedule-policy", "hrrn", "fcfs"),
         ("log-level", "warn", "warning"),
-        ("quantization", "fp8", "w8a8"),
-        ("quantization", "awq", "bf16"),
+        ("quantization", "w8a8_fp8", "w8a8"),
+        ("quantization", "awq_marlin", "seen by itself"),
+        ("quantization", "modelopt", "bf16"),
         ("dtype", "int8", "--quantization"),
         ("kv-cache-dtype", "fp8_e4m3", "int8"),
     ],
@@ -739,3 +741,78 @@ def test_which_layers_keep_a_state() -> None:
 def test_states_that_cannot_be(change: dict, says: str) -> None:
     with pytest.raises(StartupError, match=says):
         parse_config({**HYBRID, **change})
+
+
+# -- quantized checkpoints ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "float"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 8}}}}, "int8"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "pack-quantized",
+                "config_groups": {"a": {"weights": {"num_bits": 4, "group_size": 128, "symmetric": True}}},
+            },
+            "int4",
+        ),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}, "int4"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True}, "float"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4 with offsets"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+    ],
+)
+def test_what_a_quantized_checkpoint_is_computed_as(given: dict, stored: str) -> None:
+    found = decide(Machine(16 * GIB, 8, False, kernels="avx2"), config={**CONFIG, "quantization_config": given})
+    assert (found.quantization, found.dtype) == (given["quant_method"], "bfloat16")
+    (said,) = [decision for decision in found.decisions if decision.name == "quantization"]
+    assert {"float": "dequantized", "int8": "int8", "int4": "four bits"}[stored.split()[0]] in said.reason
+    plain = decide(dtype="bfloat16").memory.weights
+    linears = {"float": 1, "int8": 0.5, "int4": 0.29, "int4 with offsets": 0.32}[stored]
+    vocabulary = 2 * CONFIG["vocab_size"] * CONFIG["hidden_size"] * (1 if CONFIG.get("tie_word_embeddings") else 2)
+    assert found.memory.weights == pytest.approx(vocabulary + (plain - vocabulary) * linears, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"quant_method": "aqlm"}, "quant_method 'aqlm'"),
+        ({"quant_method": ["fp8"]}, "quant_method"),
+        ({}, "quant_method 'None'"),
+        ("fp8", "should be an object"),
+        ({"quant_method": "fp8", "fmt": "e5m2"}, "fmt 'e5m2'"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size"),
+        ({"quant_method": "fp8", "weight_block_size": [128, -1]}, "weight_block_size"),
+        ({"quant_method": "fp8", "ignored_layers": "lm_head"}, "ignored_layers"),
+        ({"quant_method": "fp8", "ignored_layers": ["re:(("]}, "pattern"),
+        ({"quant_method": "gptq", "bits": 3}, "bits 3"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+        ({"quant_method": "awq", "version": "gemv"}, "version 'gemv'"),
+        ({"quant_method": "bitsandbytes"}, "neither"),
+        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "format 'nvfp4-pack-quantized'"),
+        ({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24"}}, "sparsity_config"),
+        ({"quant_method": "compressed-tensors", "transform_config": {"config_groups": {}}}, "transform_config"),
+    ],
+    ids=str,
+)
+def test_quantized_checkpoints_that_cannot_be_read(given: object, named: str) -> None:
+    with pytest.raises(StartupError) as error:
+        decide(config={**CONFIG, "quantization_config": given})
+    assert named in str(error.value)
+
+
+def test_modules_that_are_left_out() -> None:
+    patterns = ["lm_head", "re:.*self_attn.*", "model.layers.*.router", "model.layers.1", "gate"]
+    found = quantized_of({"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": patterns}})
+    assert found is not None
+    left_out = ["lm_head", "model.layers.0.self_attn.q_proj", "model.layers.7.router", "model.layers.1.mlp.up_proj"]
+    assert all(map(found.ignores, [*left_out, "model.layers.0.mlp.gate"]))
+    assert not any(map(found.ignores, ["model.layers.0.mlp.gate_proj", "model.layers.11.mlp.up_proj", "my_lm_head"]))
+
+
+def test_a_format_that_a_checkpoint_does_not_have() -> None:
+    with pytest.raises(StartupError, match="its config\\.json says none"):
+        decide(quantization="awq")

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("ramify.cli.generate:generate", "answer a prompt, or continue it, and exit"),
     "chat": ("ramify.cli.chat:chat", "talk to a model in the terminal"),
     "bench": ("ramify.cli.bench:bench", "measure a server, or the engine itself"),
+    "quantize": ("ramify.cli.quantize:quantize", "write a checkpoint in fewer bits, and measure it"),
     "explain": ("ramify.cli.serve:explain", "show what a run would use, and why"),
     "models": ("ramify.cli.models:models", "list the architectures that can be served"),
     "doctor": ("ramify.cli.doctor:doctor", "look at this machine and this installation"),

@@ -85,30 +85,14 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
         "That is the type of activations: leave --dtype out, and see --quantization and --kv-cache-dtype.",
     ),
     "quantization": {
-        **dict.fromkeys(("fp8", "w8a8_fp8", "mxfp8", "int8"), "On a CPU it is w8a8: int8 for weights and activations."),
+        **dict.fromkeys(("w8a8_fp8", "mxfp8", "int8"), "On a CPU it is w8a8: int8 for weights and activations."),
         **dict.fromkeys(
-            (
-                "awq",
-                "gptq",
-                "awq_marlin",
-                "gptq_marlin",
-                "marlin",
-                "gguf",
-                "bitsandbytes",
-                "compressed-tensors",
-                "quark",
-                "modelopt",
-                "modelopt_fp8",
-                "modelopt_fp4",
-                "auto-round",
-                "qoq",
-                "moe_wna16",
-                "petit_nvfp4",
-                "mxfp4",
-                "w4afp8",
-            ),
-            "Quantized checkpoints are not read in this version: weights are quantized when a bf16, fp16 or fp32 "
-            "checkpoint is loaded.",
+            ("awq_marlin", "gptq_marlin", "marlin", "moe_wna16"),
+            "Leave --quantization out: how a checkpoint is stored is seen by itself, and computed by the kernels here.",
+        ),
+        **dict.fromkeys(
+            ("quark", "modelopt", "modelopt_fp8", "modelopt_fp4", "auto-round", "qoq", "petit_nvfp4", "w4afp8"),
+            "That format is not read. Take a bf16, fp16 or fp32 checkpoint with --quantization w8a8 or int4.",
         ),
     },
     "kv_cache_dtype": dict.fromkeys(
@@ -116,7 +100,8 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
         "On a CPU it is int8, with a scale per token and head.",
     ),
     "load_format": {
-        **dict.fromkeys(("pt", "npcache", "gguf", "bitsandbytes", "mistral"), "Weights come from safetensors."),
+        **dict.fromkeys(("pt", "npcache", "mistral"), "Weights come from safetensors or GGUF."),
+        **dict.fromkeys(("gguf", "bitsandbytes"), "Leave --load-format out: that is seen by itself."),
         "sharded_state": "Weights come from safetensors, in as many files as there are: leave --load-format out.",
     },
     "grammar_backend": {

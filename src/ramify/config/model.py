@@ -15,6 +15,8 @@ from typing import Any
 from ramify.config.dialects import ARITHMETIC, Dialect, dialect_of
 from ramify.config.fields import above_zero, choice, flag, is_number, positive, sequence
 from ramify.config.generic import Generic
+from ramify.config.gguf import is_gguf
+from ramify.config.gguf_model import gguf_config
 from ramify.config.head import Encoder, Head
 from ramify.config.rope import FULL, SLIDING, Rope, read_ropes
 from ramify.core.errors import StartupError
@@ -190,9 +192,7 @@ class ModelConfig:
 
     @property
     def expert_parameters(self) -> int:
-        """Of these, weights of routed experts, which no scheme quantizes."""
-        if self.generic is not None:
-            return self.generic.elsewhere
+        """Of these, weights of routed experts."""
         experts = self.experts
         return 0 if experts is None else 3 * self.hidden * experts.mlp * experts.count * sum(experts.sparse)
 
@@ -218,9 +218,16 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
+def read_raw(folder: Path) -> dict[str, Any]:
+    """The `config.json` in `folder`, or what stands for it in a GGUF file."""
+    if is_gguf(folder):
+        return gguf_config(folder)
+    return read_json(folder / "config.json", "a config.json, as transformers saves it")
+
+
 def read_config(folder: Path) -> ModelConfig:
     """The configuration in `folder`, with EOS ids from `generation_config.json` where it has them."""
-    raw = read_json(folder / "config.json", "a config.json, as transformers saves it")
+    raw = read_raw(folder)
     generation = folder / "generation_config.json"
     more = read_json(generation, "a generation config") if generation.is_file() else {}
     return parse_config(raw, more)

@@ -15,6 +15,7 @@ import msgspec
 
 from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
+from ramify.config.quantized import METHODS, quantized_of
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
 from ramify.config.stored import ELEMENT_BYTES, kv_bytes, state_bytes, weight_bytes, window_bytes
@@ -266,6 +267,8 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
     if asked != "auto":
         return note("dtype", SPELLINGS.get(asked, asked), note.asked("dtype"))
     stored = SPELLINGS.get(model.dtype, model.dtype)
+    if quantized_of(model.raw) is not None and (machine.bf16 or machine.kernels is not None):
+        return note("dtype", "bfloat16", "what is left of a quantized checkpoint is never wider")
     if stored == "bfloat16" and (machine.bf16 or machine.kernels is not None):
         how = "multiplies it in hardware" if machine.bf16 else "reads it at half the bytes of float32"
         return note("dtype", stored, f"the checkpoint's, and this CPU {how}")
@@ -275,9 +278,17 @@ def _dtype(settings: Settings, model: ModelConfig, machine: Machine, note: _Note
 
 
 def _quantization(settings: Settings, model: ModelConfig, machine: Machine, dtype: str, note: _Notes) -> str:
-    asked = settings.model.quantization
+    asked, quantized = settings.model.quantization, quantized_of(model.raw)
+    if quantized is not None and asked in (None, quantized.method):
+        return note("quantization", quantized.method, f"as config.json says: {quantized.computed}")
     if asked is None:
         return note("quantization", "none", f"weights stay {dtype}")
+    if asked in METHODS:
+        found = "none" if quantized is None else quantized.method
+        raise StartupError(
+            f"--quantization {asked}: the checkpoint is not stored so; its config.json says {found}",
+            "w8a8 and int4 quantize while loading; how a checkpoint is stored is seen by itself.",
+        )
     if (widest := max(model.mlp, model.hidden, model.heads * model.head_dim)) > MOST_INPUTS:
         raise StartupError(
             f"--quantization {asked}: a layer has {widest} inputs, and sums are exact up to {MOST_INPUTS}"
@@ -413,7 +424,7 @@ def _plan_memory(
     note: _Notes,
 ) -> MemoryPlan:
     element = ELEMENT_BYTES[dtype]
-    weights = weight_bytes(model, dtype, quantization)
+    weights = weight_bytes(model, dtype, quantization, quantized_of(model.raw))
     per_token = kv_bytes(model, kv_dtype)
     activations = _activations(model, chunk + rows, rows, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
@@ -520,7 +531,8 @@ def _plan_without_pages(
 ) -> MemoryPlan:
     """Weights and one step."""
     element = ELEMENT_BYTES[dtype]
-    weights, activations = weight_bytes(model, dtype, quantization), _activations(model, chunk, 0, element)
+    weights = weight_bytes(model, dtype, quantization, quantized_of(model.raw))
+    activations = _activations(model, chunk, 0, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
     if weights + activations + PROCESS_BYTES > machine.memory * share:
         raise StartupError(

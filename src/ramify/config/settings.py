@@ -63,8 +63,23 @@ class ModelSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float", "half"] = setting(
         "auto", "Type of weights and activations. auto: the checkpoint's, where this machine computes it fast."
     )
-    quantization: Literal["w8a8", "w8a8_int8", "int4"] | None = setting(
-        None, "Store weights in fewer bits. w8a8: int8, activations too. int4: groups of 32, the head int8."
+    quantization: (
+        Literal[
+            "w8a8",
+            "w8a8_int8",
+            "int4",
+            "fp8",
+            "compressed-tensors",
+            "gptq",
+            "awq",
+            "bitsandbytes",
+            "mxfp4",
+            "gguf",
+        ]
+        | None
+    ) = setting(
+        None,
+        "Store weights in fewer bits: w8a8 (int8, activations too), int4. Others are seen by themselves.",
     )
     context_length: int | None = setting(
         None, "Longest request in tokens. Default: the model's own.", within=Range(1, MANY)

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from ramify.config.gguf import is_gguf
 from ramify.core.errors import StartupError
 
 BUNDLED = "concierge"
@@ -20,17 +21,30 @@ def bundled_model() -> Path:
 
 
 def locate(model_path: str | None, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The local folder of a model, fetched from the hub where that is what the path names."""
+    """The local folder of a model, or its GGUF file; fetched from the hub where that is what the path names."""
     if model_path is None or (model_path == BUNDLED and not Path(model_path).exists()):
         return bundled_model()
     folder = Path(model_path).expanduser()
     if folder.is_dir():
+        return _only_gguf(folder)
+    if is_gguf(folder):
         return folder
     if folder.exists():
-        raise StartupError(f"{model_path} is a file", "Give the folder that holds config.json and the weights.")
+        raise StartupError(
+            f"{model_path} is a file", "Give the folder that holds config.json and the weights, or a .gguf file."
+        )
     if model_path.startswith((".", "/", "~")) or not HUB_ID.fullmatch(model_path):
         raise StartupError(f"there is no folder {model_path}", "Give a folder, or a hub id like Qwen/Qwen3-0.6B.")
     return _from_hub(model_path, revision, weights)
+
+
+def _only_gguf(folder: Path) -> Path:
+    """A folder with nothing but a GGUF file stands for that."""
+    others = (folder / "config.json").is_file() or any(folder.glob("*.safetensors"))
+    files = [] if others else sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise StartupError(f"{folder} has no config.json and several GGUF files", f"Give one of them, like {files[0]}.")
+    return files[0] if files else folder
 
 
 def _from_hub(repository: str, revision: str | None, weights: bool) -> Path:

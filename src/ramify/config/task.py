@@ -18,7 +18,7 @@ import msgspec
 from ramify.config.encoder import is_encoder, parse_encoder
 from ramify.config.fields import positive
 from ramify.config.head import Activation, Classifier, Dense, Head, PoolingMode, Squash
-from ramify.config.model import MAX_CONFIG_BYTES, ModelConfig, architecture_of, read_config, read_json
+from ramify.config.model import MAX_CONFIG_BYTES, ModelConfig, architecture_of, read_config, read_json, read_raw
 from ramify.core.errors import StartupError
 
 GENERATES = ("ForCausalLM", "LMHeadModel", "")  # the last is no ending that is known here: its family may be
@@ -63,7 +63,7 @@ FUNCTIONS: dict[str, Activation] = {
 
 def read_model(folder: Path, is_embedding: bool = False) -> ModelConfig:
     """The configuration in `folder`, with what is computed of its hidden states where that is not tokens."""
-    raw = read_json(folder / "config.json", "a config.json, as transformers saves it")
+    raw = read_raw(folder)
     architecture = architecture_of(raw)
     base, _ = split(architecture)
     config = parse_encoder(base, architecture, raw) if is_encoder(base) else read_config(folder)

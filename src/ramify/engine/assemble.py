@@ -12,6 +12,7 @@ from ramify.cache.ledger import BESIDE, FULL, Ledger
 from ramify.cache.state import StateShape
 from ramify.cache.unpaged import Unpaged
 from ramify.cache.window import WindowShape
+from ramify.config.quantized import quantized_of
 from ramify.config.resolve import Resolved
 from ramify.config.settings import GrammarSettings
 from ramify.core.errors import BadRequest, StartupError
@@ -164,7 +165,7 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     kernels = platform.kernels
     if resolved.attention != "cpu":
         kernels = replace(kernels, attend_texts=encode.attend_texts)
-    schemes = schemes_of(resolved.quantization, kernels)
+    schemes = schemes_of(resolved.quantization, kernels, quantized_of(model.raw))
     built = build_model(Build(kernels, attention, *schemes, dtype, platform.device, resolved.context), model)
     if settings.load_format == "dummy":
         dummy_weights(built, model, settings.random_seed)

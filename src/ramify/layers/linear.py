@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ramify.layers.build import Build
 from ramify.layers.loadable import Loadable
+from ramify.quant.stored import Stored, reordered
 
 WHOLE = "all"  # the one part of a weight that is not fused
 
@@ -18,6 +19,13 @@ class Weighted(Loadable):
         super().__init__()
         self._kernels, self._scheme = build.kernels, build.scheme
         self._scheme.create(self, inputs, parts, bias, build.dtype, build.device)
+
+    def accept(self, name: str, part: str, tensor: Tensor | Stored, source: str) -> None:
+        """What the scheme does not keep as it is stored is copied in."""
+        if name == "weight" and not isinstance(tensor, Tensor) and self._scheme.accepts(self, part, tensor):
+            self.came(name, part)
+        else:
+            super().accept(name, part, tensor, source)
 
     def loaded(self) -> None:
         """All tensors are in: let the scheme pack them, if it does."""
@@ -53,9 +61,10 @@ class Interleaved(Linear):
         super().__init__(build, inputs, parts, bias)
         self._interleaved = groups
 
-    def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
-        if part in self._interleaved and len(tensor) == self.outputs_of(part):
-            tensor = apart(tensor, *self._interleaved[part])
+    def accept(self, name: str, part: str, tensor: Tensor | Stored, source: str) -> None:
+        if part in self._interleaved and tensor.shape[0] == self.outputs_of(part):
+            order_E = apart(torch.arange(tensor.shape[0]), *self._interleaved[part])
+            tensor = tensor[order_E] if isinstance(tensor, Tensor) else reordered(tensor, order_E)
         super().accept(name, part, tensor, source)
 
     def outputs_of(self, part: str) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ramify.core.errors import StartupError
+from ramify.quant.stored import Stored, write
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Loadable(nn.Module):
             self._missing.add((name, part))
             first += rows
 
-    def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
-        """Copy a checkpoint's tensor in; `source` is its name there, for errors.
+    def accept(self, name: str, part: str, tensor: Tensor | Stored, source: str) -> None:
+        """Copy a checkpoint's tensor in, dequantized if it is quantized; `source` is its name there, for errors.
 
         A part that has not been declared is all of the weight: some checkpoints store fused what others store apart.
         """
@@ -52,14 +53,26 @@ class Loadable(nn.Module):
         parts = self._parts[name]
         where = parts[part] if part in parts else Part(0, len(parameter))
         target = parameter[where.first : where.first + where.rows]
-        if target.shape != tensor.shape:
+        if target.shape != tuple(tensor.shape):
             raise StartupError(
                 f"tensor {source} has the shape {list(tensor.shape)} and the configuration asks for "
                 f"{list(target.shape)}",
                 "The checkpoint and its config.json do not belong together.",
             )
-        target.copy_(tensor)
+        if isinstance(tensor, Tensor):
+            target.copy_(tensor)
+        else:
+            write(tensor, target)
+        self.came(name, part)
+
+    def came(self, name: str, part: str) -> None:
+        """A part is there."""
+        parts = self._parts[name]
         self._missing -= {(name, each) for each in ([part] if part in parts else parts)}
+
+    def parts_of(self, name: str) -> dict[str, Part]:
+        """The runs of rows of a declared parameter."""
+        return self._parts[name]
 
     def declared(self) -> list[str]:
         """The names of its parameters."""

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ramify.config.model import ModelConfig
 from ramify.layers import grouped
 from ramify.layers.build import Build
-from ramify.layers.linear import Linear
+from ramify.layers.linear import WHOLE, Linear
 from ramify.layers.loadable import Loadable
+from ramify.layers.separate import SeparateLinear
 from ramify.quant.choose import unquantized
 
 
@@ -72,8 +73,15 @@ class Experts(nn.Module):
         assert config.experts is not None
         self._kernels, self._activation = build.kernels, activation or config.activation
         self._count, width = config.experts.count, config.experts.mlp
-        self.gate_up = GroupedLinear(build, self._count, config.hidden, {"gate": width, "up": width}, bias, block)
-        self.down = GroupedLinear(build, self._count, width, {"all": config.hidden}, bias, block)
+        halves = {"gate": width, "up": width}
+        self.gate_up: nn.Module
+        self.down: nn.Module
+        if build.scheme.separate and not block:
+            self.gate_up = SeparateLinear(build, self._count, config.hidden, halves, bias)
+            self.down = SeparateLinear(build, self._count, width, {WHOLE: config.hidden}, bias)
+        else:
+            self.gate_up = GroupedLinear(build, self._count, config.hidden, halves, bias, block)
+            self.down = GroupedLinear(build, self._count, width, {WHOLE: config.hidden}, bias, block)
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor) -> Tensor:
         tokens_R, ends_G, rows_TK = by_expert(chosen_TK, self._count)

@@ -14,6 +14,7 @@ from ramify.layers.build import Build
 from ramify.layers.linear import WHOLE, Interleaved, Linear
 from ramify.layers.loadable import Loadable
 from ramify.layers.rope import Angles
+from ramify.quant.stored import Stored
 
 
 class Convolution(Loadable):
@@ -28,8 +29,9 @@ class Convolution(Loadable):
         if bias:
             self.declare("bias", (shape.channels,), {WHOLE: shape.channels}, torch.float32, build.device)
 
-    def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
-        """Checkpoints have the weight as [channels, 1, width]."""
+    def accept(self, name: str, part: str, tensor: Tensor | Stored, source: str) -> None:
+        """Checkpoints have the weight as [channels, 1, width], and never quantized."""
+        assert isinstance(tensor, Tensor)
         super().accept(name, part, tensor.flatten(1).T if name == "weight" else tensor, source)
 
     def forward(self, x_TE: Tensor, layer: int, batch: Batch) -> Tensor:

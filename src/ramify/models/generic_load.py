@@ -26,7 +26,7 @@ from ramify.models.generic_experts import replace_experts
 from ramify.models.generic_linear import ours, replace_linears
 from ramify.models.layout import COMPUTED
 from ramify.models.preflight import MISMATCH, some
-from ramify.weights.checkpoint import list_tensors, read_tensors
+from ramify.weights.checkpoint import Reader, list_tensors
 from ramify.weights.dummy import fill
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ SPARE = ("lm_head.", "cls.", "pooler.", "score.", "classifier.")  # of other tas
 def load_generic(model: GenericModel, folder: Path, progress: Progress | None = None) -> None:
     """From a checkpoint. Tensors are mapped from the files; what stays as it is, is copied."""
     config = model.config
-    tensors = dict(read_tensors(list_tensors(folder)))
+    reader = Reader()
+    tensors = {name: reader.read(info) for name, info in list_tensors(folder).items()}
     with _quietly():
         loaded: Any = _class(config).from_pretrained(
             None,
@@ -133,8 +134,9 @@ def fix_ropes(model: nn.Module, context: int) -> None:
 
 def _fill_dense(layer: Any, folder: Path) -> None:
     """Dense layers of sentence-transformers have files of their own."""
-    for name, tensor in read_tensors(list_tensors(folder)):
-        layer.accept(name.rpartition(".")[2], WHOLE, tensor, name)
+    reader = Reader()
+    for name, info in list_tensors(folder).items():
+        layer.accept(name.rpartition(".")[2], WHOLE, reader.read(info), name)
     if missing := layer.missing():
         raise StartupError(f"{folder} lacks {', '.join(missing)}", MISMATCH)
     layer.loaded()

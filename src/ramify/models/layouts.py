@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ramify.config.model import ModelConfig, Recurrent
+from ramify.config.quantized import quantized_of
 from ramify.core.errors import StartupError
 from ramify.models.layout import (
     EMBEDDING,
@@ -213,11 +214,12 @@ def _qwen3_moe(config: ModelConfig) -> Layout:
 
 def mxfp4_block(config: ModelConfig) -> int:
     """How many weights of an expert share a scale; 0 where they are not quantized."""
-    stored = config.raw.get("quantization_config") or {}
-    method = stored.get("quant_method") if isinstance(stored, dict) else stored
-    if method not in (None, "mxfp4"):
-        raise StartupError(f"config.json: quantization_config.quant_method {method!r} is not supported for this family")
-    block = 32 if method else 0
+    quantized = quantized_of(config.raw)
+    if quantized is not None and quantized.method != "mxfp4":
+        raise StartupError(
+            f"config.json: quantization_config.quant_method {quantized.method!r} is not supported for this family"
+        )
+    block = 0 if quantized is None else 32
     if block and (config.hidden % block or (config.experts and config.experts.mlp % block)):
         raise StartupError(f"config.json: experts in mxfp4 have sizes that are multiples of {block}")
     return block

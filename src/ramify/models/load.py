@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
 from ramify.core.errors import StartupError
 from ramify.layers.build import Build
 from ramify.layers.loadable import Loadable
-from ramify.models.preflight import checked_tensors
+from ramify.models.preflight import Placed, checked_tensors
 from ramify.models.registry import family_of
+from ramify.quant.stored import Stored
 from ramify.weights.arrange import ARRANGE
-from ramify.weights.checkpoint import read_tensors
+from ramify.weights.checkpoint import Reader, TensorInfo
 from ramify.weights.dummy import fill
+from ramify.weights.gguf import Mapped, read_mapped
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +48,41 @@ def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: 
     if config.generic is not None:
         _generic().load_generic(model, folder, progress)
         return
-    places = checked_tensors(folder, config)
-    infos = {name: info for name, (info, _) in places.items()}
-    for number, (name, tensor) in enumerate(read_tensors(infos), 1):
-        destination = places[name][1]
+    places, reader = checked_tensors(folder, config), Reader()
+    by_file = sorted(places.items(), key=lambda place: place[1].first.file)
+    for number, (name, place) in enumerate(by_file, 1):
+        destination = place.destination
         layer = model.get_submodule(destination.layer)
         assert isinstance(layer, Loadable)
-        arranged = ARRANGE[destination.arranged](tensor)
-        layer.accept(destination.weight, destination.part, arranged, name)
+        layer.accept(destination.weight, destination.part, _read(place, reader), name)
         if not layer.missing():
             layer.loaded()
         if progress is not None:
-            progress(number, len(infos))
+            progress(number, len(places))
     _check_complete(model)
+    if any(place.format is not None for place in places.values()):
+        log.info("quantized weights: %s", forms_of(model))
+
+
+def forms_of(model: nn.Module) -> str:
+    """What linears of a quantized checkpoint are computed in, for people."""
+    runs = Counter(run.form for layer in model.modules() for run in getattr(layer, "runs", ()))
+    counted = ", ".join(f"{count} linears {form}" for form, count in runs.most_common())
+    return f"{counted}; embeddings and head in the model's type"
+
+
+def _read(place: Placed, reader: Reader) -> Tensor | Stored:
+    """A tensor of the model, quantized as the checkpoint has it."""
+    tensors = {role: _tensor(info, reader) for role, info in place.pieces.items()}
+    if place.format is None:
+        return ARRANGE[place.destination.arranged](tensors[""])
+    assert place.quantized is not None
+    outputs, inputs = place.destination.shape
+    return place.format.stored(tensors, (outputs, inputs), place.quantized)
+
+
+def _tensor(info: TensorInfo, reader: Reader) -> Tensor:
+    return read_mapped(info) if isinstance(info, Mapped) else reader.read(info)
 
 
 def _check_complete(model: nn.Module) -> None:

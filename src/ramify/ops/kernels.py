@@ -30,6 +30,8 @@ class Packing:
     pack_groups(weight_GED) -> packed, [G, ...]
     grouped_linear(x_RD, packed, E, bias_GE | None, ends_G) -> y_RE: as `Kernels.grouped_linear`. Both are None where
         experts are not stored so
+    take(whole_ED, scale) -> packed, of weights that are quantized already: int8 with scale_E, or halves of bytes from 0
+        to 15 in uint8 with a scale per 32 inputs, rounded to bfloat16. None where weights are not whole numbers
     """
 
     pack: Callable[[Tensor], Tensor]
@@ -37,6 +39,7 @@ class Packing:
     embed: Callable[[Tensor, Tensor, int], Tensor] | None = None
     pack_groups: Callable[[Tensor], Tensor] | None = None
     grouped_linear: Callable[[Tensor, Tensor, int, Tensor | None, Tensor], Tensor] | None = None
+    take: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,5 +111,5 @@ class Kernels:
     ssd: Callable[..., Tensor] = state.ssd
     delta: Callable[..., Tensor] = state.delta
     packing: Packing | None = None
-    w8a8: Packing = Packing(int8.store, int8.linear, int8.embed)
-    int4: Packing = Packing(int4.store, int4.linear)
+    w8a8: Packing = Packing(int8.store, int8.linear, int8.embed, take=int8.take)
+    int4: Packing = Packing(int4.store, int4.linear, take=int4.take)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from ramify.config.quantized import Quantized
 from ramify.ops.kernels import Kernels
+from ramify.quant.format import FORMATS
+from ramify.quant.kept import Kept
 from ramify.quant.packed import Packed
 from ramify.quant.scheme import LinearScheme, Plain
 
@@ -16,11 +19,17 @@ def unquantized(kernels: Kernels) -> LinearScheme:
     return Plain() if kernels.packing is None else Packed(kernels.packing)
 
 
-def schemes_of(quantization: str, kernels: Kernels) -> tuple[LinearScheme, LinearScheme]:
-    """How linears are stored, and how embeddings and the head are: never in less than int8, see docs/decisions/019."""
+def schemes_of(
+    quantization: str, kernels: Kernels, quantized: Quantized | None = None
+) -> tuple[LinearScheme, LinearScheme]:
+    """How linears are stored, and how embeddings and the head are: never in less than int8, see docs/decisions/019.
+    `quantized` is how the checkpoint stores them.
+    """
     if quantization == "none":
         return unquantized(kernels), unquantized(kernels)
     if kernels.packing is None:
         log.warning("%s is computed by its reference in plain torch, which is slow: see `ramify doctor`", quantization)
+    if quantization in FORMATS:
+        return Kept(quantized is not None and quantized.stored != "float"), unquantized(kernels)
     linears = {"w8a8": kernels.w8a8, "int4": kernels.int4}
-    return Packed(linears[quantization]), Packed(kernels.w8a8)
+    return Packed(linears[quantization], separate=True), Packed(kernels.w8a8)

@@ -13,8 +13,8 @@ from ramify.quant.scheme import Plain
 class Packed(Plain):
     """Loaded like plain weights, packed as soon as a layer is complete; the plain ones are given up then."""
 
-    def __init__(self, packing: Packing) -> None:
-        self._packing = packing
+    def __init__(self, packing: Packing, separate: bool = False) -> None:
+        self._packing, self.separate = packing, separate
 
     def loaded(self, layer: Any, kernels: Kernels) -> None:
         weight = layer.weight

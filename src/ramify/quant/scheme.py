@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.kernels import Kernels
+from ramify.quant.stored import Stored
 
 
 class Holder(Protocol):
@@ -19,12 +20,17 @@ class Holder(Protocol):
 
 
 class LinearScheme(Protocol):
-    """One way of storing linears. Stateless: what it needs stands on the layer."""
+    """One way of storing linears. Stateless: what it needs stands on the layer. `separate`: experts too, one by one."""
+
+    separate: bool
 
     def create(
         self, layer: Holder, inputs: int, parts: dict[str, int], bias: bool, dtype: torch.dtype, device: torch.device
     ) -> None:
         """Declare the layer's parameters; `parts` are the fused projections and their output sizes."""
+
+    def accepts(self, layer: Holder, part: str, stored: Stored) -> bool:
+        """Whether the layer keeps a quantized part of its weight as it is; otherwise it is dequantized."""
 
     def loaded(self, layer: Holder, kernels: Kernels) -> None:
         """All tensors are in: pack, if this scheme packs."""
@@ -39,6 +45,8 @@ class LinearScheme(Protocol):
 class Plain:
     """Weights as they come, in the model's own type."""
 
+    separate = False
+
     def create(
         self, layer: Holder, inputs: int, parts: dict[str, int], bias: bool, dtype: torch.dtype, device: torch.device
     ) -> None:
@@ -46,6 +54,9 @@ class Plain:
         layer.declare("weight", (outputs, inputs), parts, dtype, device)
         if bias:
             layer.declare("bias", (outputs,), parts, dtype, device)
+
+    def accepts(self, layer: Holder, part: str, stored: Stored) -> bool:
+        return False
 
     def loaded(self, layer: Holder, kernels: Kernels) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from ramify.config.gguf import is_gguf
 from ramify.config.model import read_json
 from ramify.core.errors import StartupError
 from ramify.text.detokenize import (
@@ -20,7 +22,10 @@ from ramify.text.detokenize import (
     is_byte_level,
     piece_bytes,
 )
+from ramify.text.gguf import read_described
 from ramify.text.template import ChatTemplate
+
+log = logging.getLogger(__name__)
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 MAX_TEMPLATE_BYTES = 4 << 20
@@ -106,7 +111,11 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
-    """From `tokenizer.json`, or through transformers where there is none. `chat_template`: a file to use instead."""
+    """From `tokenizer.json`, or through transformers where there is none; of a GGUF file from its metadata, or from
+    what stands beside it. `chat_template`: a file to use instead.
+    """
+    if is_gguf(folder):
+        return _described(folder, chat_template)
     config, template = _read_config(folder, chat_template)
     if (folder / FILE).is_file():
         return Tokenizer(_read_backend(folder / FILE), config, template)
@@ -119,11 +128,28 @@ def check_tokenizer(folder: Path, chat_template: str | None = None) -> None:
     """Raises `StartupError` for what would fail later; a tokenizer that has to be converted is not tried, since that
     imports torch.
     """
-    config, template = _read_config(folder, chat_template)
-    if (folder / FILE).is_file():
-        Tokenizer(_read_backend(folder / FILE), config, template)
+    if is_gguf(folder):
+        made = _described(folder, chat_template)
+        template, names = made.chat_template, made.names
+    else:
+        config, template = _read_config(folder, chat_template)
+        names = special_names(config)
+        if (folder / FILE).is_file():
+            Tokenizer(_read_backend(folder / FILE), config, template)
     if template is not None:
-        ChatTemplate(template, special_names(config))
+        ChatTemplate(template, names)
+
+
+def _described(file: Path, chat_template: str | None) -> Tokenizer:
+    try:
+        found = read_described(file)
+    except StartupError:
+        if not (file.parent / FILE).is_file():
+            raise
+        log.warning("the tokenizer of %s cannot be used: taking the one beside it", file.name)
+        return load_tokenizer(file.parent, chat_template)
+    template = _read_template(template_file(chat_template)) if chat_template else found.template
+    return Tokenizer(found.backend, found.config, template)
 
 
 def _read_config(folder: Path, chat_template: str | None) -> tuple[dict[str, Any], str | None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100 << 20
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+SIZES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 DAMAGED = "Copy or download it again."
+OPEN = 2  # files at a time: of a weight in several tensors some may stand in another file
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,17 @@ def _entry(file: Path, name: str, entry: dict[str, Any], data: int) -> TensorInf
     return TensorInfo(file, dtype, shape, name)
 
 
-def read_tensors(tensors: dict[str, TensorInfo]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors, file by file; each is mapped from the file and should be copied before the next is taken."""
-    from safetensors import safe_open
+class Reader:
+    """Reads tensors one by one, mapped from their files, of which a few are open at a time."""
 
-    by_file: dict[Path, list[str]] = {}
-    for name, info in tensors.items():
-        by_file.setdefault(info.file, []).append(name)
-    for file, names in by_file.items():
-        with safe_open(file, framework="pt") as opened:
-            for name in names:
-                yield name, opened.get_tensor(tensors[name].name)
+    def __init__(self) -> None:
+        self._opened: dict[Path, Any] = {}
+
+    def read(self, info: TensorInfo) -> Tensor:
+        if info.file not in self._opened:
+            from safetensors import safe_open
+
+            if len(self._opened) == OPEN:
+                del self._opened[next(iter(self._opened))]
+            self._opened[info.file] = safe_open(info.file, framework="pt")
+        return self._opened[info.file].get_tensor(info.name)

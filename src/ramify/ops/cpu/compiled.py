@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ramify.config.stored import GROUP
 from ramify.ops.cpu.encoding import ANGLES, CompiledEncoding, is_bf16
+from ramify.ops.cpu.quantized import PANEL, take_int4, take_int8
 from ramify.ops.cpu.record import Functions
 from ramify.ops.cpu.state import CompiledStates
 from ramify.ops.kernels import Kernels, Packing
 
-PANEL = 16  # outputs that are packed side by side
 TYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3, "sigmoid": 4, "clamped_swiglu": 5}  # as in rows.inc
 POOLS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # of what may stand in pages, their numbers
@@ -306,6 +306,6 @@ def compiled_kernels(library: Functions) -> Kernels:
         ssd=states.ssd,
         delta=states.delta,
         packing=Packing(made.pack, made.linear, made.embed, made.pack_groups, made.grouped_linear),
-        w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8),
-        int4=Packing(made.pack_int4, made.linear_int4),
+        w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8, take=take_int8),
+        int4=Packing(made.pack_int4, made.linear_int4, take=take_int4),
     )

@@ -33,6 +33,13 @@ def store(weight_ED: Tensor) -> Tensor:
     return torch.cat((both, scale.contiguous().view(torch.uint8)), dim=-1)
 
 
+def take(half_ED: Tensor, scale_EG: Tensor) -> Tensor:
+    """Halves from 0 to 15 and scales of 32 inputs, stored: bytes [E, groups, GROUP / 2 + 2]."""
+    half_EGK = F.pad(half_ED, (0, -half_ED.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+    both = half_EGK[..., : GROUP // 2] | half_EGK[..., GROUP // 2 :] << 4
+    return torch.cat((both, scale_EG.to(torch.bfloat16)[..., None].view(torch.uint8)), dim=-1)
+
+
 def taken_apart(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Stored weights as float32: whole numbers from -8 to 7 [E, groups, GROUP], and scales [E, groups]."""
     both, scale = packed[..., :-2], packed[..., -2:].contiguous().view(torch.bfloat16)[..., 0]

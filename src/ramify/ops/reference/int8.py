@@ -35,6 +35,12 @@ def store(x: Tensor) -> Tensor:
     return torch.cat((F.pad(whole, (0, -x.shape[-1] % 4)).to(torch.int8), scale.view(torch.int8)), dim=-1)
 
 
+def take(whole_ED: Tensor, scale_E: Tensor) -> Tensor:
+    """Rows that are int8 already, stored: [E, int8_row(D)]."""
+    scale_E1 = scale_E.float()[:, None].contiguous()
+    return torch.cat((F.pad(whole_ED, (0, -whole_ED.shape[1] % 4)), scale_E1.view(torch.int8)), dim=-1)
+
+
 def taken_apart(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Stored rows as float32: whole numbers [..., C] and scales [..., 1]."""
     return rows[..., :size].float(), rows[..., -SCALE_BYTES:].contiguous().view(torch.float32)
