@@ -14,7 +14,7 @@ from typing import Any
 from ramify.config.dialects import ARITHMETIC, Dialect, dialect_of
 from ramify.config.fields import above_zero, choice, flag, is_number, positive, sequence
 from ramify.config.head import Encoder, Head
-from ramify.config.rope import FULL, SLIDING, Rope, read_ropes
+from ramify.config.rope import CHUNKED, FULL, SLIDING, Rope, read_ropes, rotating
 from ramify.core.errors import StartupError
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -61,8 +61,9 @@ class ModelConfig:
     """The shape of a decoder, or of an encoder. Sizes in elements, `context` in tokens. With a `head` the model gives
     vectors or scores and no tokens.
 
-    Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. `numbers` holds
-    what else the family reads (see `config.dialects`).
+    Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. Those that
+    `chunked` names see what is in their own of the chunks of `chunk` positions. `numbers` holds what else the family
+    reads (see `config.dialects`).
     """
 
     architecture: str
@@ -91,10 +92,16 @@ class ModelConfig:
     numbers: dict[str, Any] = field(default_factory=dict)
     experts: Experts | None = None
     latent: Latent | None = None
+    chunk: int | None = None
+    chunked: tuple[bool, ...] = ()
 
     def window_of(self, layer: int) -> int | None:
         """How far back a layer sees; None: to the beginning."""
         return self.window if self.windowed[layer] else None
+
+    def chunk_of(self, layer: int) -> int | None:
+        """The size of the chunks that a layer sees; None: no chunks."""
+        return self.chunk if self.chunk is not None and self.chunked[layer] else None
 
     def rope_of(self, layer: int) -> Rope:
         return self.local_rope if self.windowed[layer] else self.rope
@@ -181,6 +188,7 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
     rope, local = read_ropes(raw, context)
     latent = _latent(raw, dialect)
     window, windowed = _windows(raw, dialect, layers, context)
+    chunk, chunked = _chunks(raw, dialect, layers, context)
     experts = _experts(raw, layers)
     return ModelConfig(
         architecture=architecture,
@@ -207,6 +215,8 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         numbers=_numbers(raw, dialect, architecture),
         experts=experts,
         latent=latent,
+        chunk=chunk,
+        chunked=chunked,
     )
 
 
@@ -269,7 +279,8 @@ def activation(raw: dict[str, Any], key: str, default: str) -> str:
 def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -> tuple[int | None, tuple[bool, ...]]:
     """The attention window in tokens and the layers that have it. One that holds the whole context is none."""
     if raw.get("sliding_window") is None or raw.get("use_sliding_window") is False:
-        _no_windows(raw, layers)
+        if not dialect.chunks:
+            _no_windows(raw, layers)
         return None, (False,) * layers
     window = positive(raw, "sliding_window")
     if not dialect.windows:
@@ -279,6 +290,21 @@ def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -
         )
     windowed = _layer_types(raw, layers) or _layer_pattern(raw, dialect, layers)
     return (window, windowed) if window < context and any(windowed) else (None, (False,) * layers)
+
+
+def _chunks(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -> tuple[int | None, tuple[bool, ...]]:
+    """The size of chunks in tokens and the layers that have them: those that rotate. One that holds the whole context
+    is none.
+    """
+    if not dialect.chunks:
+        return None, ()
+    types = sequence(raw, "layer_types", layers, (str,))
+    types = types or [CHUNKED if turns else FULL for turns in rotating(raw, layers)]
+    for kind in types:
+        if kind not in (FULL, CHUNKED):
+            raise StartupError(f"config.json: layer_types has {kind!r}", f"Supported: {FULL}, {CHUNKED}.")
+    chunk, chunked = positive(raw, "attention_chunk_size"), tuple(kind == CHUNKED for kind in types)
+    return (chunk, chunked) if chunk < context and any(chunked) else (None, ())
 
 
 def _no_windows(raw: dict[str, Any], layers: int) -> None:
@@ -322,6 +348,9 @@ def _sparse(raw: dict[str, Any], layers: int) -> tuple[bool, ...]:
     types = sequence(raw, "mlp_layer_types", layers, (str,))
     if types is not None:
         return tuple(kind == "sparse" for kind in types)
+    listed = raw.get("moe_layers")  # Llama 4
+    if isinstance(listed, list):
+        return tuple(layer in listed for layer in range(layers))
     dense, step = raw.get("mlp_only_layers") or (), positive(raw, "decoder_sparse_step", 1)
     first = positive(raw, "first_k_dense_replace") if raw.get("first_k_dense_replace") else 0
     return tuple(layer >= first and layer not in dense and (layer + 1) % step == 0 for layer in range(layers))

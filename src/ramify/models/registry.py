@@ -28,6 +28,7 @@ FAMILIES: Registry[Family] = Registry(
         "GraniteForCausalLM": f"{_HERE}GRANITE",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "LlamaForCausalLM": f"{_HERE}LLAMA",
+        "Llama4ForCausalLM": f"{_HERE}LLAMA4",
         "MistralForCausalLM": f"{_HERE}LLAMA",
         "MixtralForCausalLM": f"{_HERE}MIXTRAL",
         "Olmo2ForCausalLM": f"{_HERE}OLMO2",
