@@ -76,6 +76,15 @@ inline V high(Pairs a) {
     return {_mm512_castsi512_ps(_mm512_and_si512(a.bits, _mm512_set1_epi32(int32_t(0xffff0000u))))};
 }
 
+// Lane i is added to lane i + N/2, again and again.
+inline float sum(__m128 x) {
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+inline float sum(__m256 x) { return sum(_mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1))); }
+inline float sum(V a) { return sum(_mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1))); }
+inline float first_of(V a) { return _mm_cvtss_f32(_mm512_castps512_ps128(a.v)); }
+
 #elif defined(__AVX2__)
 
 struct V {
@@ -118,6 +127,14 @@ inline V low(Pairs a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(a.bits, 16
 inline V high(Pairs a) {
     return {_mm256_castsi256_ps(_mm256_and_si256(a.bits, _mm256_set1_epi32(int32_t(0xffff0000u))))};
 }
+
+// Lane i is added to lane i + N/2, again and again.
+inline float sum(V a) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+inline float first_of(V a) { return _mm256_cvtss_f32(a.v); }
 
 #else  // any machine, by the compiler's own vectors
 
@@ -186,16 +203,12 @@ inline V high(Pairs a) {
     return out;
 }
 
+// Lane i is added to lane i + N/2, again and again.
+inline float sum(V a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+inline float first_of(V a) { return a.v[0]; }
+
 #endif
 
-// Pairwise: lane i with lane i + N/2, again and again.
-inline float sum(V a) {
-    alignas(64) float x[V::N];
-    store(x, a);
-    for (int n = V::N / 2; n; n /= 2)
-        for (int i = 0; i < n; i++) x[i] += x[i + n];
-    return x[0];
-}
 inline float largest(V a) {
     alignas(64) float x[V::N];
     store(x, a);
@@ -224,12 +237,6 @@ inline V exp(V x) {
 inline V tanh(V x) { return set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f)); }
 
 inline V absolute(V x) { return max(x, zero() - x); }
-
-inline float first_of(V a) {
-    alignas(64) float x[V::N];
-    store(x, a);
-    return x[0];
-}
 
 }  // namespace RAMIFY_ISA
 }  // namespace ramify
