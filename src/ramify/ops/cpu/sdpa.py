@@ -121,7 +121,7 @@ class SdpaAttention:
         q = q_THC[group.queries].view(rows, kv_heads, -1, size)
         k, v = (_gather(pool, group.tables, group.length, q) for pool in (k_pool, v_pool))
         mask = group.mask(rule)
-        if mask is not None and rule.window is not None:
+        if mask is not None and (rule.window is not None or rule.chunk is not None):
             k, v = (x.masked_fill(~mask.transpose(2, 3), 0) for x in (k, v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=rule.scale)
         out[group.queries] = attended.reshape(rows, -1, v.shape[3])
