@@ -69,10 +69,46 @@ FAMILIES: dict[str, Row] = {
     "qwen3-ranks": Row("qwen3", {**SMALL, "num_labels": 1, "head_dim": 32}),
 }
 
+# Computed by transformers' code
+WIDE = {"pad_token_id": 1}
+DISTIL = {"vocab_size": 211, "dim": 64, "n_heads": 4, "n_layers": 3, "hidden_dim": 96, "max_position_embeddings": 130}
+GENERIC: dict[str, Row] = {
+    "albert": Row("albert", {**PLAIN, "embedding_size": 32}, mean),
+    "data2vec": Row("data2vec-text", {**PLAIN, **WIDE}, mean),
+    "distilbert": Row("distilbert", DISTIL, mean),
+    "electra": Row("electra", {**PLAIN, "embedding_size": 32}, mean),
+    "ernie": Row("ernie", PLAIN, mean),
+    "eurobert": Row("eurobert", {**PLAIN, "num_key_value_heads": 2}, mean),
+    "gte": Row("gte", PLAIN, mean),
+    "roberta-prelayernorm": Row("roberta-prelayernorm", {**PLAIN, **WIDE}, mean),
+    "xlm-roberta-xl": Row("xlm-roberta-xl", {**PLAIN, **WIDE}, mean),
+    "pythia": Row("gpt_neox", SMALL, last),
+    "qwen2-both-ways": Row("qwen2", {**SMALL, "is_causal": False}, mean),
+    "embedding-gemma": Row(
+        "gemma3_text",
+        {
+            **SMALL,
+            "head_dim": 16,
+            "sliding_window": 24,
+            "use_bidirectional_attention": True,
+            "tie_word_embeddings": True,
+        },
+        mean,
+    ),
+    "data2vec-classifies": Row("data2vec-text", {**PLAIN, **LABELS, **WIDE}),
+    "distilbert-classifies": Row("distilbert", {**DISTIL, **LABELS}),
+    "electra-classifies": Row("electra", {**PLAIN, **LABELS}),
+    "ernie-ranks": Row("ernie", {**PLAIN, "num_labels": 1}),
+    "gte-classifies": Row("gte", {**PLAIN, **LABELS}),
+    "phi-classifies": Row("phi", {**SMALL, **LABELS}),
+    "pythia-classifies": Row("gpt_neox", {**SMALL, **LABELS}),
+}
+ROWS = {**FAMILIES, **GENERIC}
+
 
 def make(name: str) -> PreTrainedModel:
     """The reference: fp32, random weights, biases and norms that are not trivial."""
-    row = FAMILIES[name]
+    row = ROWS[name]
     config = AutoConfig.for_model(row.kind, **row.changes)
     auto = AutoModel if row.pooled is not None else AutoModelForSequenceClassification
     torch.manual_seed(sum(map(ord, name)))
@@ -93,7 +129,7 @@ def save(name: str, folder: Path) -> PreTrainedModel:
 
 def reference(name: str, model: PreTrainedModel, tokens: list[int], second: int = -1) -> torch.Tensor:
     """What the head should give for one text alone."""
-    row = FAMILIES[name]
+    row = ROWS[name]
     more: dict[str, Any] = {}
     if second >= 0:
         more["token_type_ids"] = torch.tensor([[int(at >= second) for at in range(len(tokens))]])

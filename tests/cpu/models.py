@@ -75,6 +75,30 @@ MLA = {
     **MOE,
 }
 
+MAMBA2 = {
+    "num_heads": 8,
+    "head_dim": 16,
+    "state_size": 16,
+    "n_groups": 2,
+    "chunk_size": 32,
+    "expand": 2,
+}
+MIXER = {"mamba_n_heads": 8, "mamba_d_state": 24}
+GRANITE4 = {
+    **MIXER,
+    "layer_types": ["linear_attention", FULL, "linear_attention"],
+    "shared_intermediate_size": 80,
+}
+DELTA = {
+    "initializer_range": 0.08,  # of wilder weights, transformers' own two ways to compute a delta rule differ by 1e-4
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 24,
+    "linear_value_head_dim": 16,
+}
+
 # name -> (model type, changes to SMALL): a family is a row
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"num_key_value_heads": 4}),
@@ -174,11 +198,101 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
         },
     ),
+    "granite4": (
+        "granitemoehybrid",
+        {**GRANITE, **GRANITE4, "num_local_experts": 0, "position_embedding_type": "rope"},
+    ),
+    "granite4-moe": (
+        "granitemoehybrid",
+        {**GRANITE, **GRANITE4, "num_local_experts": 8, "mamba_n_groups": 4, "mamba_proj_bias": True},
+    ),
+    "bamba": ("bamba", {**MIXER, "attn_layer_indices": [1], "mamba_conv_bias": False}),
+    "qwen3-next": ("qwen3_next", {**MOE, **DELTA, "num_experts": 6, "shared_expert_intermediate_size": 80}),
+    "qwen3-next-dense": (
+        "qwen3_next",
+        {
+            **MOE,
+            **DELTA,
+            "num_experts": 6,
+            "mlp_only_layers": [0, 1, 2],
+            "attention_bias": True,
+            "num_hidden_layers": 5,
+        },
+    ),
+    "mamba2": ("mamba2", MAMBA2),
+    "mamba2-tied": (
+        "mamba2",
+        {**MAMBA2, "n_groups": 1, "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True},
+    ),
+}
+
+# Computed by transformers' code: a row is all that a model needs there
+GENERIC: dict[str, tuple[str, dict[str, Any]]] = {
+    "afmoe": (
+        "afmoe",
+        {
+            "head_dim": 16,
+            "num_hidden_layers": 4,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "sliding_window": 24,
+        },
+    ),
+    "apertus": ("apertus", {}),
+    "arcee": ("arcee", {"head_dim": 20}),
+    "cwm": ("cwm", {"head_dim": 16, "sliding_window": 24}),
+    "ernie4.5": ("ernie4_5", {"head_dim": 16}),
+    "exaone4": ("exaone4", {"sliding_window": 24, "num_hidden_layers": 4}),
+    "gpt-bigcode": ("gpt_bigcode", {**GPT2, "n_inner": 96}),
+    "helium": ("helium", {"head_dim": 16}),
+    "hunyuan": ("hunyuan_v1_dense", {"head_dim": 16}),
+    "minicpm3": (
+        "minicpm3",
+        {
+            "q_lora_rank": 32,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 16,
+            "num_key_value_heads": 4,
+        },
+    ),
+    "ministral3": ("ministral3", {"head_dim": 16}),
+    "nemotron": ("nemotron", {"tie_word_embeddings": True}),
+    "olmo": ("olmo", {"clip_qkv": 2.0}),
+    "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 2}),
+    "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 32, "tie_word_embeddings": True}),
+    "persimmon": ("persimmon", {}),
+    "phi2": ("phi", {"qk_layernorm": True}),
+    "phimoe": ("phimoe", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "pythia": ("gpt_neox", {}),
+    "seed-oss": ("seed_oss", {"head_dim": 16}),
+    "starcoder2": ("starcoder2", {"sliding_window": 24}),
+    "bitnet": ("bitnet", {}),
+    "ctrl": ("ctrl", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512, "dff": 96}),
+    "ernie4.5-moe": (
+        "ernie4_5_moe",
+        {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 48, "head_dim": 16},
+    ),
+    "exaone-moe": ("exaone_moe", {"head_dim": 16}),
+    "flex-olmo": ("flex_olmo", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "glm4-moe-lite": ("glm4_moe_lite", {**MLA, "q_lora_rank": 24, "n_group": 1, "topk_group": 1}),
+    "hunyuan-moe": ("hunyuan_v1_moe", {"head_dim": 16, "num_experts": 4, "moe_topk": 2}),
+    "hyperclovax": ("hyperclovax", {"head_dim": 16}),
+    "jais2": ("jais2", {"head_dim": 16}),
+    "mellum": ("mellum", {}),
+    "minimax-m2": ("minimax_m2", {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "ministral": ("ministral", {"sliding_window": 24, "head_dim": 16}),
+    "modernbert-decoder": ("modernbert-decoder", {}),
+    "nanochat": ("nanochat", {}),
+    "solar-open": ("solar_open", {"head_dim": 16, "n_routed_experts": 4, **MOE}),
+    "vaultgemma": ("vaultgemma", {"head_dim": 16, "sliding_window": 24}),
 }
 
 
 def make_config(name: str) -> PreTrainedConfig:
-    kind, changes = FAMILIES[name]
+    kind, changes = {**FAMILIES, **GENERIC}[name]
     config = AutoConfig.for_model(kind, **{**SMALL, **changes})
     config.architectures = [AutoModelForCausalLM._model_mapping[type(config)].__name__]
     return config

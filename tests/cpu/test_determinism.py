@@ -33,6 +33,7 @@ HOW: list[Settings] = [
 WHAT = [(name, how) for name in ("bundled", "stories", "qwen3") for how in HOW]
 WHAT += [(name, how) for name in ("gemma2", "gpt-oss", "deepseek-v3") for how in HOW[:2]]
 WHAT += [("gemma2", HOW[4])]
+WHAT += [("mamba2", HOW[1]), ("granite4-moe", HOW[0]), ("granite4-moe", HOW[1]), ("qwen3-next", HOW[0])]
 
 
 @pytest.fixture(scope="module", params=WHAT, ids=lambda what: "-".join([what[0], *what[1].values()]))
@@ -137,6 +138,7 @@ def test_decoded_as_prefilled(alone: tuple[ramify.Engine, list[list[int]], list[
         {"threads": 1},
         {"max_total_tokens": 640},
         {"disable_radix_cache": True},
+        {"mamba_track_interval": 16, "max_mamba_cache_size": 5},
     ],
     ids=str,
 )

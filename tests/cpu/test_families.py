@@ -8,18 +8,26 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from harness import all_logits, check_greedy, make_runner, relative_error
+from harness import (
+    GREEDY,
+    NEW,
+    all_logits,
+    check_greedy,
+    engine,
+    make_runner,
+    relative_error,
+    scenarios,
+    tokens_of,
+)
 from models import FAMILIES, make_config, reference_logits, save
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-import ramify
 from assets import shared
 from ramify.config.model import parse_config, read_config
 from ramify.core.errors import StartupError
@@ -29,7 +37,6 @@ from ramify.models.registry import family_of
 from ramify.ops.cpu.library import load
 from ramify.worker.runner import Runner
 
-NEW = 64
 COMPILED = load() is not None
 CAPPED = ("gemma2", "gpt-oss")  # what torch's fused attention cannot do
 
@@ -45,10 +52,6 @@ def stories() -> tuple[Path, PreTrainedModel]:
     """A real trained model."""
     folder = shared("weights/TinyStories-656K")
     return folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def tokens_of(rnd: random.Random, count: int, vocab: int) -> list[int]:
-    return [rnd.randrange(3, vocab) for _ in range(count)]
 
 
 @pytest.mark.parametrize("attention", ["cpu", "torch_native", "reference"])
@@ -75,6 +78,15 @@ def test_a_checkpoint_saved_from_below_the_head(tmp_path: Path) -> None:
     save_file({**tensors, "h.0.attn.bias": torch.ones(1, 1, 4, 4)}, tmp_path / "model.safetensors")
     tokens = tokens_of(random.Random(1), 50, model.config.vocab_size)
     assert relative_error(all_logits(make_runner(tmp_path), tokens, [50]), reference_logits(model, tokens)) < 1e-4
+
+
+def test_an_embedding_under_its_old_name(tmp_path: Path) -> None:
+    """As Mamba 2 was first published."""
+    save("mamba2", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert "backbone.embedding.weight" in checked_tensors(tmp_path, read_config(tmp_path))
 
 
 def test_layers_that_guess_further_tokens_are_left_alone(tmp_path: Path) -> None:
@@ -141,7 +153,7 @@ def test_windows_whose_pages_are_scarce(tmp_path: Path, name: str) -> None:
     prompts = [stem[: rnd.randrange(60)] + tokens_of(rnd, rnd.randrange(1, 60), vocab) for _ in range(24)]
     settings = {"chunked_prefill_size": 16, "page_size": 4, "max_running_requests": 2, "max_total_tokens": 1600}
     with engine(tmp_path, **settings) as scarce:
-        pages = scarce._loop.scheduler.ledger.window.pool.total
+        pages = scarce._loop.scheduler.ledger.beside.pool.total
         assert pages * 4 <= 400
         outputs = scarce.generate(input_ids=prompts, sampling_params=GREEDY)
         again = scarce.generate(input_ids=prompts, sampling_params=GREEDY)
@@ -178,39 +190,6 @@ def test_logits_of_a_real_model(stories: tuple[Path, PreTrainedModel], page_size
     tokens = tokens_of(random.Random(2), 300, 2048)
     ours = all_logits(make_runner(folder, page_size=page_size), tokens, [100, 150, 50])
     assert relative_error(ours, reference_logits(model, tokens)) < 1e-4
-
-
-def engine(folder: Path, **settings: object) -> ramify.Engine:
-    return ramify.Engine(str(folder), dtype="float32", threads=1, skip_tokenizer_init=True, **settings)
-
-
-GREEDY = {"temperature": 0, "max_new_tokens": NEW, "ignore_eos": True}
-
-
-def scenarios(folder: Path, model: PreTrainedModel) -> Iterator[tuple[str, list[list[int]], list[dict], ramify.Engine]]:
-    """Prompts and what the engine made of them, alone, batched, chunked, with a warm cache, preempted."""
-    rnd = random.Random(3)
-    vocab = model.config.vocab_size
-    prompts = [tokens_of(rnd, rnd.randrange(3, 120), vocab) for _ in range(16)]
-    with engine(folder) as alone:
-        yield "alone", prompts[:3], [alone.generate(input_ids=p, sampling_params=GREEDY) for p in prompts[:3]], alone
-        warm = [p + tokens_of(rnd, 5, vocab) for p in prompts[:3]]
-        outputs = [alone.generate(input_ids=p, sampling_params=GREEDY) for p in warm]
-        windowed = read_config(folder).window is not None
-        for output, prompt in zip(outputs, prompts, strict=False):
-            # The page where a prompt ends and its output begins is not shared before the output is there, and by then
-            # the window may have left it: such a hit ends with the page before.
-            known = len(prompt) // 16 * 16 if windowed else len(prompt)
-            assert known <= output["meta_info"]["cached_tokens"] <= len(prompt)
-        yield "warm", warm, outputs, alone
-    with engine(folder) as batched:
-        yield "batch", prompts, batched.generate(input_ids=prompts, sampling_params=GREEDY), batched
-    with engine(folder, chunked_prefill_size=7, page_size=1) as chunked:
-        yield "chunked by 7", prompts, chunked.generate(input_ids=prompts, sampling_params=GREEDY), chunked
-    with engine(folder, max_total_tokens=640, disable_overlap_schedule=True) as tight:
-        outputs = tight.generate(input_ids=prompts[:8], sampling_params=GREEDY)
-        assert sum(o["meta_info"]["num_retractions"] for o in outputs) > 0
-        yield "preempted", prompts[:8], outputs, tight
 
 
 def test_greedy_text(tiny: tuple[Path, PreTrainedModel]) -> None:

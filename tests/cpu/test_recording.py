@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -48,6 +49,10 @@ WHAT = [
     ("mixtral", HOW[1]),
     ("mixtral", HOW[3]),
     ("deepseek-v3", HOW[1]),
+    ("mamba2", HOW[0]),
+    ("granite4-moe", HOW[1]),
+    ("qwen3-next", HOW[1]),
+    ("qwen3-next-dense", HOW[3]),
 ]
 
 
@@ -63,6 +68,8 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         first += 20
         opened = Opened(slot, 1, tokens, len(tokens), 0, SamplingParams(), 0)
         grants = [Grant(slot, group, pages) for group in range(len(made.pool.pools))]
+        if made.pool.states is not None:
+            grants.append(Grant(slot, 1, [slot + 1] * 20))
         plan = Plan(slot, [Row(slot, 1, len(tokens), True)], [opened], grants, [], [])
         with torch.inference_mode():
             made.sample(made.forward(plan))
@@ -80,13 +87,25 @@ def test_what_is_made_again_has_the_bits_of_what_is_computed(runner: Runner, rec
     with torch.inference_mode():
         for slots in ([0], [3], [1, 4], [5, 0], [0, 1, 2, 3, 4, 5], [2], [5, 4, 3, 2, 1, 0], [1, 2]):
             batch = a_token_each(runner, slots)
-            wanted = runner.model(batch)
+            with states_kept(runner):
+                wanted = runner.model(batch)
             runner.pool.pools[0].k[:, :, :, -1] += 0  # nothing may hang on what stood in the pool's last slots
-            found = forward(batch)
+            with states_kept(runner):
+                found = forward(batch)
             assert torch.equal(found, wanted)
             seen.add(found[0].double().sum().item())
     assert len(seen) == 5, "a request has the bits it has alone"
     assert len(forward._recorded) == 3
+
+
+@contextmanager
+def states_kept(runner: Runner) -> Iterator[None]:
+    """Afterwards they are as they were before."""
+    states, every = runner.pool.states, torch.arange(8)
+    saved = states.save(every) if states is not None else None
+    yield
+    if states is not None and saved is not None:
+        states.restore(every, saved)
 
 
 def recorder_of(runner: Runner) -> CpuRecorder:
@@ -134,6 +153,9 @@ def test_operations_of_torch_are_made_again_too(recorder: CpuRecorder) -> None:
         lambda x: x + torch.tensor([1.0, 2.0, 3.0]),
         lambda x: x if bool(x.any()) else -x,
         lambda x: x + torch.rand(3),
+        lambda x: x * len(x.tolist()),
+        lambda x: x * float(x.numpy()[0]),
+        lambda x: torch.nn.functional.dropout(x, 0.5, training=True),
     ],
 )
 def test_what_hangs_on_numbers_is_not_recorded(recorder: CpuRecorder, compute: Callable[[Tensor], Tensor]) -> None:
@@ -141,6 +163,14 @@ def test_what_hangs_on_numbers_is_not_recorded(recorder: CpuRecorder, compute: C
         recorder.record(lambda: compute(torch.ones(3)))
     _, made = recorder.record(lambda: torch.ones(3) * 2)
     assert torch.equal(made(), torch.full((3,), 2.0))
+
+
+def test_dropout_outside_of_training_is_recorded(recorder: CpuRecorder) -> None:
+    x = torch.ones(3)
+    with torch.inference_mode():
+        _, made = recorder.record(lambda: torch.nn.functional.dropout(x, 0.5, training=False) * 2)
+        x.fill_(3)
+        assert torch.equal(made(), torch.full((3,), 6.0))
 
 
 def test_a_model_that_cannot_be_recorded_is_computed(runner: Runner, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,7 +181,9 @@ def test_a_model_that_cannot_be_recorded_is_computed(runner: Runner, caplog: pyt
     with torch.inference_mode(), caplog.at_level(logging.INFO, "ramify.worker.forward"):
         for slots in ([0], [0], [1]):
             batch = a_token_each(runner, slots)
-            assert torch.equal(forward(batch), model(batch))
+            with states_kept(runner):
+                wanted = model(batch)
+            assert torch.equal(forward(batch), wanted)
     assert len([record for record in caplog.records if "not recorded" in record.message]) == 1
 
 

@@ -77,7 +77,8 @@ def test_booleans() -> None:
 def sample(name: str) -> object:
     """A value for a setting that is not its default."""
     special = {
-        "load_format": "dummy", "dtype": "float32", "device": "cpu", "attention_backend": "reference",
+        "load_format": "dummy", "model_impl": "native",
+        "dtype": "float32", "device": "cpu", "attention_backend": "reference",
         "linear_backend": "torch",
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
         "grammar_backend": "llguidance", "quantization": "w8a8", "kv_cache_dtype": "int8",
@@ -724,3 +725,80 @@ def test_the_named_breach_of_arithmetic_names_its_causes() -> None:
         assert (value, "linears and attention" in reason) == ("no", True)
         value, reason = said(compiled, attention)
         assert (value, "linears" in reason, "attention" in reason) == ("no", False, True)
+
+
+# -- layers that keep a state ------------------------------------------------------------------------------------------
+
+HYBRID = {
+    **CONFIG,
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "layer_types": ["mamba"] * 24 + ["attention"] * 4,
+    "mamba_n_heads": 64,
+    "mamba_d_state": 128,
+    "num_local_experts": 0,
+    "shared_intermediate_size": 3072,
+}
+MAMBA = {
+    "num_heads": 32,
+    "torch_dtype": "bfloat16",
+    "architectures": ["Mamba2ForCausalLM"],
+    "vocab_size": 50288,
+    "hidden_size": 1024,
+    "num_hidden_layers": 48,
+}
+
+
+def test_what_a_state_takes() -> None:
+    """24 layers: 64 heads of 32 x 128 in float32, and 3 inputs of a convolution over 64 x 32 + 2 x 128 channels."""
+    found = decide(config=HYBRID)
+    assert found.memory.state_bytes == 24 * (64 * 32 * 128 * 4 + 3 * (64 * 32 + 2 * 128) * 4)
+    assert found.memory.bytes_per_token == 4 * 2 * 8 * 128 * 4
+    assert found.memory.state_slots >= 3 * found.rows
+    assert found.memory.pool + found.memory.weights < 0.7 * 16 * GIB
+    few = decide(config=HYBRID, max_mamba_cache_size=5)
+    assert few.memory.state_slots == 5
+    assert few.memory.pool_tokens >= found.memory.pool_tokens
+    assert [d.reason for d in few.decisions if d.name == "max_mamba_cache_size"] == ["test, 24.63 MiB each"]
+
+
+def test_a_model_that_keeps_nothing_but_states() -> None:
+    found = decide(config=MAMBA)
+    assert (found.model.attending, found.memory.bytes_per_token) == (0, 0)
+    assert found.memory.pool_tokens == found.rows * found.context
+    assert found.memory.pool == found.memory.state_slots * found.memory.state_bytes
+
+
+def test_states_that_do_not_fit() -> None:
+    """200 MiB a request beside 1.4 GiB of weights."""
+    many = {**MAMBA, "state_size": 512}
+    with pytest.raises(StartupError, match=r"the state of a request is 0\.\d+ GiB"):
+        decide(Machine(int(3.3 * GIB), 8, True), config=many)
+    few = decide(Machine(5 * GIB, 8, True), config=many)
+    (reason,) = [d.reason for d in few.decisions if d.name == "max_mamba_cache_size"]
+    assert 2 <= few.memory.state_slots < few.rows
+    assert "so that fewer than 32 requests run at once" in reason
+
+
+def test_which_layers_keep_a_state() -> None:
+    config = parse_config(HYBRID)
+    assert [config.is_recurrent(layer) for layer in (0, 23, 24)] == [True, True, False]
+    config = parse_config({**CONFIG, "architectures": ["Qwen3NextForCausalLM"]})
+    assert [config.is_recurrent(layer) for layer in range(5)] == [True, True, True, False, True]
+    assert config.attending == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"layer_types": ["mamba", "moe"] * 14}, "layer_types has 'moe'"),
+        ({"time_step_limit": [0.1]}, "time_step_limit"),
+        ({"time_step_limit": [2, 1]}, "time_step_limit"),
+        ({"mamba_n_groups": 3}, "not a multiple of their 3 groups"),
+        ({"mamba_d_state": 0}, "state_key"),
+        ({"sliding_window": 64}, "has no windows here"),
+    ],
+    ids=str,
+)
+def test_states_that_cannot_be(change: dict, says: str) -> None:
+    with pytest.raises(StartupError, match=says):
+        parse_config({**HYBRID, **change})

@@ -54,13 +54,13 @@ def test_outputs_and_windows_are_right(
         policy=policy,
         rows=5,
         drafter=Guesser(seed) if guessing else None,
-        window=WindowShape(pages, window),
+        beside=WindowShape(pages, window),
     )
     play(world, seed, requests=12, pool_is_tight=tight)
 
 
 def test_a_long_request_holds_no_more_than_its_window() -> None:
-    world = World(page_size=4, chunk=16, window=WindowShape(14, 20))
+    world = World(page_size=4, chunk=16, beside=WindowShape(14, 20))
     tokens = [n % 50 for n in range(300)]
     world.send(submit("r", tokens, 100, params={"ignore_eos": True}))
     world.drain()
@@ -69,7 +69,7 @@ def test_a_long_request_holds_no_more_than_its_window() -> None:
 
 
 def test_what_was_computed_is_reused_with_its_window() -> None:
-    world = World(page_size=4, window=WindowShape(200, 20))
+    world = World(page_size=4, beside=WindowShape(200, 20))
     tokens = [n % 50 for n in range(101)]
     world.send(submit("first", tokens, 10, params={"ignore_eos": True}))
     world.drain()
@@ -96,7 +96,7 @@ def leased(ledger: Ledger, tokens: list[int]) -> int:
 
 def test_the_usable_hit_ends_where_a_whole_window_is() -> None:
     """40 tokens in the tree; room for 12 in the window group: of an older prefix only the full pages are left."""
-    ledger = Ledger(100, 4, window=WindowShape(12, 8))
+    ledger = Ledger(100, 4, beside=WindowShape(12, 8))
     first, second = list(range(40)), list(range(100, 140))
     assert leased(ledger, first) == 0
     assert leased(ledger, [*first, 1]) == 40
@@ -108,7 +108,7 @@ def test_the_usable_hit_ends_where_a_whole_window_is() -> None:
 
 def test_a_window_that_was_computed_again_is_kept_again() -> None:
     """The tree had the tokens all the time; only their window was gone."""
-    ledger = Ledger(100, 4, window=WindowShape(10, 8))
+    ledger = Ledger(100, 4, beside=WindowShape(10, 8))
     first, second = list(range(40)), list(range(100, 140))
     leased(ledger, first)
     leased(ledger, second)
@@ -117,21 +117,21 @@ def test_a_window_that_was_computed_again_is_kept_again() -> None:
 
 
 def test_flushing_gives_all_of_both_groups_back() -> None:
-    ledger = Ledger(100, 4, window=WindowShape(50, 8))
+    ledger = Ledger(100, 4, beside=WindowShape(50, 8))
     rnd = random.Random(1)
     for _ in range(20):
         leased(ledger, [rnd.randrange(3) for _ in range(rnd.randrange(1, 60))])
     ledger.flush()
-    assert (len(ledger.pool), ledger.window.free) == (100, 50)
+    assert (len(ledger.pool), ledger.beside.free) == (100, 50)
     assert not ledger.check()
 
 
 def test_check_notices_a_window_page_that_is_lost() -> None:
-    ledger = Ledger(100, 4, window=WindowShape(50, 8))
+    ledger = Ledger(100, 4, beside=WindowShape(50, 8))
     leased(ledger, list(range(30)))
     assert not ledger.check()
-    ledger.window.take(1)
-    assert any("window page" in wrong for wrong in ledger.check())
+    ledger.beside.take(1)
+    assert any("second group" in wrong for wrong in ledger.check())
 
 
 class SlidesTooFar(Ledger):
@@ -140,7 +140,7 @@ class SlidesTooFar(Ledger):
 
 
 def test_a_window_that_is_left_too_early_is_noticed() -> None:
-    world = World(page_size=4, chunk=16, window=WindowShape(200, 20), ledger_class=SlidesTooFar)
+    world = World(page_size=4, chunk=16, beside=WindowShape(200, 20), ledger_class=SlidesTooFar)
     for number in range(6):
         world.send(submit(f"r{number}", [(n * number) % 50 for n in range(90)], 40))
     world.drain()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ramify.cache.ledger import Ledger
+from ramify.cache.state import StateShape
 from ramify.cache.window import WindowShape
 from ramify.core.finish import Finish
 from ramify.core.params import SamplingParams
@@ -71,15 +72,15 @@ class World:
     scheduler_class: type[Scheduler] = Scheduler
     guides: Guides | None = None
     max_queued: int | None = None
-    window: WindowShape | None = None
+    beside: WindowShape | StateShape | None = None
     prove: bool = True
     whole: bool = False
 
     def __post_init__(self) -> None:
         pages = self.pool // self.page_size
-        self.executor = self.executor_class(pages, self.page_size, VOCAB, window=self.window)
+        self.executor = self.executor_class(pages, self.page_size, VOCAB, beside=self.beside)
         self.ledger = self.ledger_class(
-            pages, self.page_size, reuse=self.reuse, window=self.window, freed=self.executor.poison
+            pages, self.page_size, reuse=self.reuse, beside=self.beside, freed=self.executor.poison
         )
         self.scheduler = self.scheduler_class(
             self.ledger,

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-START = 90.0
+START = 180.0
 PYTHON = os.environ.get("RAMIFY_TEST_PYTHON", sys.executable)  # what the server runs in
 
 
@@ -166,7 +166,7 @@ def refused_to_start(*arguments: str, env: dict[str, str] | None = None) -> str:
         [PYTHON, "-m", "ramify.cli.main", "serve", *arguments, "--port", "0"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=START,
         env={**os.environ, **(env or {})},
     )
     assert done.returncode != 0

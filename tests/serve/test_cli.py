@@ -171,9 +171,12 @@ def test_chat_with_nobody() -> None:
 def test_models() -> None:
     done = ramify("models")
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
-    assert "Gemma2ForCausalLM" in done.stdout
-    assert all("native  yes" in line for line in lines[1:])
+    by_name = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines()[1:]}
+    assert by_name["Gemma2ForCausalLM"] == ["native", "yes"]
+    assert by_name["GPTNeoXForCausalLM"] == ["transformers", "yes"]
+    assert by_name["DbrxForCausalLM"] == ["transformers", "no"]
+    assert "BloomForCausalLM" not in by_name
+    assert {code for code, _ in by_name.values()} == {"native", "transformers"}
     assert ramify("models", "all").returncode == 2
 
 

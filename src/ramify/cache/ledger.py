@@ -11,26 +11,29 @@ until the last step that touched it is settled: its pages are not free, and what
 Only committed tokens are ever published or inserted, so a match never promises what a step in flight may still fail
 to write.
 
-Layers that see only a window have pages of their own, a second group, one for each page of the first: see `window`.
+Layers that see only a window, or keep a state, have pages of their own, a second group, one for each page of the first:
+see `beside`, `window` and `state`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from ramify.cache.beside import Beside, NothingBeside
 from ramify.cache.pool import PagePool
 from ramify.cache.prefix import TOKEN_BYTES, Match, NoPrefix, PrefixCache, Taken
+from ramify.cache.state import StatePages, StateShape, last_mark
 from ramify.cache.tree import RadixTree
-from ramify.cache.window import NoWindow, WindowGroup, WindowPages, WindowShape
+from ramify.cache.window import WindowPages, WindowShape
 from ramify.wire.plan import PageCopy
 
 AHEAD = 16  # tokens; pages of this size and above are taken one by one
 FULL = 0  # the group of ordinary attention layers: every position, for ever
-WINDOW = 1  # the group of layers with a window
+BESIDE = 1  # the second group: of layers with a window, or of those that keep a state
 
 
 @dataclass(slots=True, eq=False)
@@ -38,8 +41,9 @@ class Lease:
     """The pages of one running request: position p stands in `pages[p // page_size]`.
 
     The first `published` pages belong to the tree and are held through `node`; the rest is the lease's own. `granted`
-    pages have been told to the worker. `start` is the first position that has to be computed. `window` are the pages
-    of the second group, of which the window has left those before index `slid`.
+    pages have been told to the worker. `start` is the first position that has to be computed; full pages
+    before `read_until` hold what they should already. `beside` are the pages of the second group: of those before index
+    `slid` it holds none, and of those before `kept` the cache has what it wants. `marks`: see `state`.
     """
 
     salt: str
@@ -47,8 +51,11 @@ class Lease:
     pages: list[int]
     published: int
     start: int
-    window: list[int] = field(default_factory=list)
+    read_until: int = 0
+    beside: list[int] = field(default_factory=list)
+    marks: frozenset[int] = frozenset()
     slid: int = 0
+    kept: int = 0
     granted: int = 0
     private: bool = False  # somebody else published the same tokens first: the rest stays unshared until the end
 
@@ -58,14 +65,14 @@ class _Limbo:
     step: int
     nodes: list[Any]
     pages: list[int] = field(default_factory=list)
-    window: list[int] = field(default_factory=list)
+    beside: list[int] = field(default_factory=list)
 
 
 class Ledger:
     """The one writer of page ownership.
 
     `pages` is the size of the pool, `page_size` in tokens. `freed`, if given, is told of every page that returns, by
-    group. `window`: there is a second group.
+    group. `beside`: there is a second group.
     """
 
     def __init__(
@@ -74,33 +81,38 @@ class Ledger:
         page_size: int,
         *,
         reuse: bool = True,
-        window: WindowShape | None = None,
+        beside: WindowShape | StateShape | None = None,
         freed: Callable[[int, Iterable[int]], None] | None = None,
     ) -> None:
         self.page_size = page_size
         self.reuse = reuse
-        self._shape = window
+        self._shape = beside
         self._freed = freed
         self._build(pages)
 
     def _build(self, pages: int) -> None:
         self.pool = PagePool(pages)
         self.pool.freed = self._returned
-        self.window: WindowGroup = (
-            NoWindow()
-            if self._shape is None
-            else WindowPages(self._shape, self.page_size, None if self._freed is None else partial(self._freed, WINDOW))
-        )
+        self.beside = self._build_beside()
         self.cache: PrefixCache = RadixTree(self.pool, self.page_size) if self.reuse else NoPrefix()
         self.settled = 0
         self._leases: set[Lease] = set()
         self._limbo: list[_Limbo] = []
         self._copies: dict[int, Any] = {}  # ticket -> source node
-        self._window_copies: dict[int, int] = {}  # ticket -> source page
+        self._copies_beside: dict[int, int] = {}  # ticket -> source page
         self._tickets = 0
 
+    def _build_beside(self) -> Beside:
+        freed = None if self._freed is None else partial(self._freed, BESIDE)
+        match self._shape:
+            case WindowShape():
+                return WindowPages(self._shape, self.page_size, freed)
+            case StateShape():
+                return StatePages(self._shape, self.page_size, freed)
+        return NothingBeside()
+
     def _returned(self, pages: Iterable[int]) -> None:
-        self.window.forget(pages)
+        self.beside.forget(pages)
         if self._freed is not None:
             self._freed(FULL, pages)
 
@@ -118,12 +130,17 @@ class Ledger:
     @property
     def room(self) -> int:
         """By how many pages a lease can grow at once, in every group."""
-        return min(self.available, self.window.room)
+        return min(self.available, self.beside.room)
 
     def has_room(self, lease: Lease, tokens: int) -> bool:
         """Whether a lease could come to hold so many tokens."""
         need = self.pages_for(tokens) - len(lease.pages)
-        return need <= self.available and self.window.enough(need)
+        return need <= self.available and self.beside.enough(lease.beside, need)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether a request can go back to a position that it has computed: guesses may turn out wrong."""
+        return self.beside.rewinds
 
     @property
     def in_limbo(self) -> bool:
@@ -143,17 +160,32 @@ class Ledger:
     def match(self, key: bytes, salt: str) -> Match:
         """What the cache has of `key`, in every group; the caller cuts `key` to what it may use."""
         found = self.cache.match(key, salt)
-        usable = self.window.usable(found)
-        return found if usable == found.tokens else self.cache.match(key[: usable * TOKEN_BYTES], salt)
+        usable = self.beside.usable(found)
+        if usable == found.tokens:
+            return found
+        if self.beside.overlaps:
+            return replace(found, tokens=usable, extra=0, source=0, source_node=None)
+        return self.cache.match(key[: usable * TOKEN_BYTES], salt)
 
-    def open(self, match: Match) -> tuple[Lease, list[PageCopy]]:
-        """Lease the matched pages, and a page to copy the extra tokens to where one can be had.
+    def will_share(self, common: int, total: int) -> int:
+        """Of `common` tokens, those that others will find once a request of `total` tokens has caught up: it publishes
+        whole pages.
+        """
+        return self.beside.foreseen(min(common, total // self.page_size * self.page_size), total)
+
+    def open(self, match: Match, tokens: int = 0) -> tuple[Lease, list[PageCopy]]:
+        """Lease the matched pages for a request of `tokens`, and a page to copy the extra ones to where one can be had.
 
         The copies have to run before the request computes anything; `copied` lets go of their sources.
         """
-        node = self.cache.lock(match)
-        lease = Lease(match.salt, node, list(match.pages), len(match.pages), len(match.pages) * self.page_size)
-        lease.window = self.window.enter(lease.pages)
+        start = min(match.tokens // self.page_size, len(match.pages))
+        lease = Lease(match.salt, self.cache.lock(match), list(match.pages), len(match.pages), start * self.page_size)
+        lease.read_until, lease.kept = len(lease.pages) * self.page_size, start
+        lease.marks = frozenset((len(lease.pages), last_mark(tokens, self.page_size)))
+        lease.beside = self.beside.enter(lease.pages[:start])
+        if not self.beside.grow(lease.beside, len(lease.pages) - start, lease.marks):
+            self._release([lease.node], [], lease.beside)
+            return self.open(Match(match.salt), tokens)
         self._leases.add(lease)
         return lease, self._copy_extra(lease, match)
 
@@ -161,10 +193,10 @@ class Ledger:
         if not match.extra:
             return []
         self.cache.hold(match.source_node)  # before anything is evicted to make room
-        source = self.window.source(match.source)
+        source = self.beside.source(match.source)
         if not self._add_pages(lease, 1):
             self.cache.unlock(match.source_node)
-            self.window.release([source])
+            self.beside.release([source])
             return []
         lease.start += match.extra
         self._tickets += 1
@@ -172,15 +204,15 @@ class Ledger:
         copies = [PageCopy(FULL, match.source, lease.pages[-1], self._tickets)]
         if source:
             self._tickets += 1
-            self._window_copies[self._tickets] = source
-            copies.append(PageCopy(WINDOW, source, lease.window[-1], self._tickets))
+            self._copies_beside[self._tickets] = source
+            copies.append(PageCopy(BESIDE, source, lease.beside[-1], self._tickets))
         return copies
 
     def cancel(self, lease: Lease, copies: list[PageCopy]) -> None:
         """Undo `open` in the same plan: nothing was sent to the worker."""
         self._leases.remove(lease)
         self.copied([copy.ticket for copy in copies])
-        self._release([lease.node], lease.pages[lease.published :], lease.window)
+        self._release([lease.node], lease.pages[lease.published :], lease.beside)
 
     def grow(self, lease: Lease, tokens: int) -> bool:
         """Make room for `tokens` positions; False, and nothing is done, where there are not enough pages.
@@ -190,46 +222,47 @@ class Ledger:
         need = -(-tokens // self.page_size) - len(lease.pages)
         if need <= 0:
             return True
-        if need * self.page_size < AHEAD <= min(len(self.pool), self.window.free) * self.page_size:
+        if need * self.page_size < AHEAD <= min(len(self.pool), self.beside.free) * self.page_size:
             need = AHEAD // self.page_size
         return self._add_pages(lease, need)
 
     def _add_pages(self, lease: Lease, count: int) -> bool:
         """In every group, or in none."""
-        window = self.window.take(count)
-        if window is None:
+        if count > self.available or not self.beside.grow(lease.beside, count, lease.marks):
             return False
         pages = self._take(count)
-        if pages is None:
-            self.window.release(window)
-            return False
+        assert pages is not None, "so many were available"
         lease.pages += pages
-        lease.window += window
         return True
 
     def slide(self, lease: Lease, computed: int) -> None:
-        """Give back what a window has left: no step, in flight or to come, computes a position before `computed`."""
-        lease.slid = self.window.slide(lease.window, lease.slid, computed)
+        """Give back what is behind in the second group: no step, in flight or to come, computes a position before
+        `computed`.
+        """
+        lease.slid = self.beside.slide(lease.beside, lease.slid, computed)
 
     def ungranted(self, lease: Lease) -> list[tuple[int, list[int]]]:
         """Pages that the worker has not been told of, by group; they count as told from now on."""
-        new = [(FULL, lease.pages[lease.granted :]), (WINDOW, lease.window[lease.granted :])]
+        new = [(FULL, lease.pages[lease.granted :]), (BESIDE, lease.beside[lease.granted :])]
         lease.granted = len(lease.pages)
         return [(group, pages) for group, pages in new if pages]
 
     def publish(self, lease: Lease, key: bytes, computed: int) -> None:
         """Share the whole pages among the first `computed` positions, all committed, while the request goes on."""
         whole = computed // self.page_size
-        if lease.private or whole <= lease.published:
-            return
+        if whole > lease.published and not lease.private:
+            self._extend(lease, key, whole)
+        shared = lease.pages[lease.kept : min(whole, lease.published)]
+        lease.kept += self.beside.keep(shared, lease.beside, lease.kept, computed)
+
+    def _extend(self, lease: Lease, key: bytes, whole: int) -> None:
         at = self.page_size * TOKEN_BYTES
-        span = slice(lease.published, whole)
-        node = self.cache.extend(lease.node, key[span.start * at : whole * at], lease.pages[span])
+        pages = lease.pages[lease.published : whole]
+        node = self.cache.extend(lease.node, key[lease.published * at : whole * at], pages)
         if node is None:
             lease.private = True
         else:
             lease.node, lease.published = node, whole
-            self.window.keep(lease.pages[span], lease.window[span])
 
     def close(self, lease: Lease, key: bytes, computed: int, last_step: int) -> None:
         """End a lease: the tokens of `key` at the first `computed` positions go to the cache, other pages to the pool.
@@ -239,24 +272,23 @@ class Ledger:
         self._leases.remove(lease)
         offered = lease.pages[: self.pages_for(computed)]
         taken = self.cache.insert(key[: computed * TOKEN_BYTES], offered, lease.salt)
-        self._keep_window(lease, key[: computed * TOKEN_BYTES], taken)
+        self._keep_beside(lease, key[: computed * TOKEN_BYTES], computed, taken)
         first, last = max(taken.first, lease.published), max(taken.last, lease.published)
         left = lease.pages[lease.published : first] + lease.pages[last:]
         nodes = [lease.node]
         if last_step <= self.settled:
-            self._release(nodes, left, lease.window)
+            self._release(nodes, left, lease.beside)
             return
         if taken.node is not None:
             self.cache.hold(taken.node)
             nodes.append(taken.node)
-        self._limbo.append(_Limbo(last_step, nodes, left, lease.window))
+        self._limbo.append(_Limbo(last_step, nodes, left, lease.beside))
 
-    def _keep_window(self, lease: Lease, key: bytes, taken: Taken) -> None:
-        """The tree may have had the same tokens on other pages, without their window: it has that from now on."""
-        if lease.window:
-            span = slice(taken.first, taken.last)
-            self.window.keep(lease.pages[span], lease.window[span])
-            self.window.keep(self.cache.match(key, lease.salt).pages, lease.window)
+    def _keep_beside(self, lease: Lease, key: bytes, computed: int, taken: Taken) -> None:
+        """The tree may have had the same tokens on other pages, and nothing that belongs to them: now it has."""
+        if lease.beside:
+            self.beside.keep(lease.pages[taken.first : taken.last], lease.beside, taken.first, computed)
+            self.beside.keep(self.cache.match(key, lease.salt).pages, lease.beside, 0, computed)
 
     def settle(self, step: int) -> None:
         """Step `step` and all before it are over: what only they touched is free."""
@@ -266,13 +298,13 @@ class Ledger:
         over = [entry for entry in self._limbo if entry.step <= step]
         self._limbo = [entry for entry in self._limbo if entry.step > step]
         for entry in over:
-            self._release(entry.nodes, entry.pages, entry.window)
+            self._release(entry.nodes, entry.pages, entry.beside)
 
     def copied(self, tickets: list[int]) -> None:
         """These copies are done: their sources may go."""
         for ticket in tickets:
-            if ticket in self._window_copies:
-                self.window.release([self._window_copies.pop(ticket)])
+            if ticket in self._copies_beside:
+                self.beside.release([self._copies_beside.pop(ticket)])
             else:
                 self.cache.unlock(self._copies.pop(ticket))
 
@@ -282,11 +314,11 @@ class Ledger:
             self.cache.evict(short)
         return self.pool.take(count)
 
-    def _release(self, nodes: list[Any], pages: list[int], window: list[int]) -> None:
+    def _release(self, nodes: list[Any], pages: list[int], beside: list[int]) -> None:
         for node in nodes:
             self.cache.unlock(node)
         self.pool.give(pages)
-        self.window.release(window)
+        self.beside.release(beside)
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
 
@@ -300,7 +332,8 @@ class Ledger:
         held.update(node for entry in self._limbo for node in entry.nodes)
         held.update(self._copies.values())
         kept, wrong = self.cache.check(held)
-        wrong += self.window.check(self._window_holders(), set(kept))
+        lists = [*(lease.beside for lease in self._leases), *(entry.beside for entry in self._limbo)]
+        wrong += self.beside.check(lists, self._copies_beside.values(), set(kept))
         places = {"free": self.pool.free_pages(), "in the cache": kept}
         places["leased"] = [page for lease in self._leases for page in lease.pages[lease.published :]]
         places["in limbo"] = [page for entry in self._limbo for page in entry.pages]
@@ -310,12 +343,6 @@ class Ledger:
                 where = [name for name, pages in places.items() if page in pages]
                 wrong.append(f"page {page} is in {seen[page]} places: {', '.join(where) or 'nowhere'}")
         return wrong
-
-    def _window_holders(self) -> Counter[int]:
-        holders = Counter(page for lease in self._leases for page in lease.window if page)
-        holders.update(page for entry in self._limbo for page in entry.window if page)
-        holders.update(self._window_copies.values())
-        return holders
 
     def rebuild(self) -> None:
         """Start over with an empty cache. Only at idle, when no request holds a lease and no step is in flight."""

@@ -82,4 +82,7 @@ def _memory(resolved: Resolved) -> Iterator[tuple[str, float, str]]:
     yield "weights", plan.weights, f"{model.parameters / 1e6:,.1f} M parameters in {resolved.dtype}"
     yield "activations", plan.activations, f"at most, for a step of {resolved.chunk} tokens"
     each = plan.bytes_per_token / 1024
-    yield "KV cache", plan.pool, f"{plan.pool_tokens:,} tokens of {each:,.1f} KiB, when full"
+    states = plan.state_slots * plan.state_bytes
+    yield "KV cache", plan.pool - states, f"{plan.pool_tokens:,} tokens of {each:,.1f} KiB, when full"
+    if states:
+        yield "states", states, f"{plan.state_slots:,} of {plan.state_bytes / 1024:,.1f} KiB, when all are used"

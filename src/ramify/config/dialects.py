@@ -49,6 +49,7 @@ ARITHMETIC: dict[str, tuple[Any, ...]] = {
     "swiglu_alpha": (1.702,),
     "swiglu_limit": (7.0,),
     "kv_lora_rank": (),
+    "time_step_limit": (),
 }
 
 
@@ -56,9 +57,9 @@ ARITHMETIC: dict[str, tuple[Any, ...]] = {
 class Dialect:
     """`defaults` stand in for what a file leaves out, as transformers has them. `names` maps the general key to the
     family's own. `reads` are keys of `ARITHMETIC` that the family's code looks at, with what counts where they are
-    missing. `windows`: its attention may be limited to a window. `pattern` is the distance of layers with full
-    attention among layers with one, 0 where all layers are alike. `chunks`: its layers that rotate see chunks of the
-    text.
+    missing. `windows`: its attention may be limited to a window. `recurrent`: some layers keep a state, see
+    `config.model.Recurrent`. `pattern` is the distance of layers with full attention among layers with a window or a
+    state, 0 where all layers are alike. `chunks`: its layers that rotate see chunks of the text.
     """
 
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Dialect:
     reads: dict[str, Any] = field(default_factory=dict)
     windows: bool = False
     pattern: int = 0
+    recurrent: str = ""
     chunks: bool = False
 
 
@@ -283,6 +285,89 @@ DEEPSEEK_V3 = Dialect(
     },
 )
 
+# A state has no longest text: where the file names none, it is a long one.
+MAMBA2 = Dialect(
+    {
+        "max_position_embeddings": 1 << 18,
+        "num_heads": 128,
+        "head_dim": 64,
+        "state_size": 128,
+        "n_groups": 8,
+        "conv_kernel": 4,
+        "layer_norm_epsilon": 1e-5,
+    },
+    names={
+        "num_attention_heads": "num_heads",
+        "rms_norm_eps": "layer_norm_epsilon",
+        "state_heads": "num_heads",
+        "state_value": "head_dim",
+        "state_key": "state_size",
+        "state_groups": "n_groups",
+        "state_conv": "conv_kernel",
+    },
+    reads={"time_step_limit": None, "use_bias": False, "use_conv_bias": True},
+    recurrent="ssd",
+)
+HYBRID = {
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_head": "auto",
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+}
+HYBRID_NAMES = {
+    "state_heads": "mamba_n_heads",
+    "state_value": "mamba_d_head",
+    "state_key": "mamba_d_state",
+    "state_groups": "mamba_n_groups",
+    "state_conv": "mamba_d_conv",
+}
+HYBRID_READS = {"time_step_limit": None, "mamba_conv_bias": True, "mamba_proj_bias": False}
+BAMBA = Dialect(
+    {**HYBRID, "rms_norm_eps": 1e-5, "max_position_embeddings": 1 << 18, "partial_rotary_factor": 0.5},
+    names=HYBRID_NAMES,
+    reads={**HYBRID_READS, "partial_rotary_factor": 0.5},
+    recurrent="ssd",
+)
+GRANITE_HYBRID = Dialect(
+    {**HYBRID, "num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024},
+    names={
+        **HYBRID_NAMES,
+        "moe_intermediate_size": "intermediate_size",
+        "intermediate_size": "shared_intermediate_size",
+        "shared_expert_intermediate_size": "shared_intermediate_size",
+    },
+    reads={**GRANITE_READS, **HYBRID_READS, "num_local_experts": 8, "position_embedding_type": None},
+    recurrent="ssd",
+)
+QWEN3_NEXT = Dialect(
+    {
+        "max_position_embeddings": 32768,
+        "head_dim": 256,
+        "partial_rotary_factor": 0.25,
+        "num_experts_per_tok": 10,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "decoder_sparse_step": 1,
+        "linear_num_value_heads": 32,
+        "linear_num_key_heads": 16,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+    },
+    names={
+        "state_heads": "linear_num_value_heads",
+        "state_value": "linear_value_head_dim",
+        "state_key": "linear_key_head_dim",
+        "state_groups": "linear_num_key_heads",
+        "state_conv": "linear_conv_kernel_dim",
+    },
+    reads={"partial_rotary_factor": 0.25, "num_experts": 512, "norm_topk_prob": True},
+    pattern=4,
+    recurrent="delta",
+)
+
 _HERE = "ramify.config.dialects:"
 DIALECTS: Registry[Dialect] = Registry(
     "dialects",
@@ -310,6 +395,10 @@ DIALECTS: Registry[Dialect] = Registry(
         "Glm4MoeForCausalLM": f"{_HERE}GLM4_MOE",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "Llama4ForCausalLM": f"{_HERE}LLAMA4",
+        "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
+        "BambaForCausalLM": f"{_HERE}BAMBA",
+        "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",
+        "Qwen3NextForCausalLM": f"{_HERE}QWEN3_NEXT",
         "DeepseekV2ForCausalLM": f"{_HERE}DEEPSEEK_V2",
         "DeepseekV3ForCausalLM": f"{_HERE}DEEPSEEK_V3",
     },

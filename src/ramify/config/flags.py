@@ -51,7 +51,7 @@ INSTEAD: dict[str, str] = {
     "node-rank": "One machine serves a model in this version.",
     "moe": "There is no mixture-of-experts family in this version.",
     "deepep": "There is no mixture-of-experts family in this version.",
-    "mamba": "There is no state-space family in this version.",
+    "mamba": "States are kept in float32, by --max-mamba-cache-size and --mamba-track-interval.",
     "cuda-graph": "GPUs are not in this version.",
     "enable-torch-compile": "Nothing is compiled at run time.",
     "torch-compile": "Nothing is compiled at run time.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PoolingMode = Literal["cls", "last", "mean", "max", "mean_sqrt_len", "weighted_mean", "steps"]
-Classifier = Literal["none", "score", "mlp_score", "bert", "roberta", "modernbert"]
+Classifier = Literal["none", "score", "mlp_score", "bert", "roberta", "modernbert", "own"]
 Activation = Literal["identity", "tanh", "relu", "gelu", "sigmoid", "silu"]
 Squash = Literal["identity", "sigmoid", "softmax"]
 
@@ -38,7 +38,8 @@ class Head:
     Several modes of pooling are put one behind the other. `longest` is where sentence-transformers cuts, in tokens.
     `prompts` stand before a text by name, `prompt` is the one that stands there unasked, and where `skip_prompt` its
     tokens are read but not pooled. `dimensions` are the lengths an embedding may be cut to, any where none are named.
-    `squash` is what makes a score of a single logit; `step` is the token that ends a step.
+    `squash` is what makes a score of a single logit; `step` is the token that ends a step. A classifier of its `own` is
+    transformers' code.
     """
 
     task: Literal["embed", "classify", "reward"]

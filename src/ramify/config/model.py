@@ -7,12 +7,14 @@ Both spellings of transformers 4 and 5 are understood (`rope_theta` and `rope_sc
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ramify.config.dialects import ARITHMETIC, Dialect, dialect_of
 from ramify.config.fields import above_zero, choice, flag, is_number, positive, sequence
+from ramify.config.generic import Generic
 from ramify.config.head import Encoder, Head
 from ramify.config.rope import CHUNKED, FULL, SLIDING, Rope, read_ropes, rotating
 from ramify.core.errors import StartupError
@@ -27,6 +29,8 @@ ACTIVATIONS = {  # other names of a function -> the name used here
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+NOTHING_KEPT = (1, 16, 16)  # the form of a pool without layers
+ATTENDING, RECURRENT = (FULL, "attention"), ("linear_attention", "mamba")  # kinds of layers of a hybrid
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -57,13 +61,47 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Recurrent:
+    """Layers that keep a state instead of positions: the selective scan of Mamba 2 (`ssd`) or the gated delta rule
+    (`delta`). Each of `heads` keeps a matrix of the sizes of its `value` and its `key`; heads share keys in `groups`.
+    `conv` is the width of the convolution before, `limits` those of the steps of `ssd`. `layers` says which layers they
+    are.
+    """
+
+    kind: str
+    heads: int
+    value: int
+    key: int
+    groups: int
+    conv: int
+    limits: tuple[float, float]
+    layers: tuple[bool, ...]
+
+    @property
+    def inner(self) -> int:
+        """Elements of all values of a token."""
+        return self.heads * self.value
+
+    @property
+    def channels(self) -> int:
+        """What the convolution goes over: values, and keys twice, for writing and for reading."""
+        return self.inner + 2 * self.groups * self.key
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """As it is stored: what sums run over is last."""
+        return (self.value, self.key) if self.kind == "ssd" else (self.key, self.value)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder, or of an encoder. Sizes in elements, `context` in tokens. With a `head` the model gives
     vectors or scores and no tokens.
 
     Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. Those that
     `chunked` names see what is in their own of the chunks of `chunk` positions. `numbers` holds what else the family
-    reads (see `config.dialects`).
+    reads (see `config.dialects`). With `generic` transformers' code computes the model, and what only families read
+    says nothing.
     """
 
     architecture: str
@@ -92,6 +130,8 @@ class ModelConfig:
     numbers: dict[str, Any] = field(default_factory=dict)
     experts: Experts | None = None
     latent: Latent | None = None
+    recurrent: Recurrent | None = None
+    generic: Generic | None = None
     chunk: int | None = None
     chunked: tuple[bool, ...] = ()
 
@@ -109,14 +149,26 @@ class ModelConfig:
     def is_sparse(self, layer: int) -> bool:
         return self.experts is not None and self.experts.sparse[layer]
 
+    def is_recurrent(self, layer: int) -> bool:
+        return self.recurrent is not None and self.recurrent.layers[layer]
+
+    @property
+    def attending(self) -> int:
+        """How many layers attend."""
+        return self.layers - (sum(self.recurrent.layers) if self.recurrent is not None else 0)
+
     @property
     def softcapped(self) -> bool:
         """Scores are held below a cap."""
+        if self.generic is not None:
+            return self.generic.softcap
         return self.numbers.get("attn_logit_softcapping") is not None
 
     @property
     def sinks(self) -> bool:
         """Heads have attention sinks."""
+        if self.generic is not None:
+            return self.generic.sinks
         return self.architecture == "GptOssForCausalLM"
 
     @property
@@ -125,6 +177,8 @@ class ModelConfig:
 
         Of latents there is one head, and values are the first part of the keys.
         """
+        if not self.attending:
+            return NOTHING_KEPT
         if self.latent is not None:
             return 1, self.latent.kv_rank + self.latent.rotated, 0
         return self.kv_heads, self.head_dim, self.head_dim
@@ -132,13 +186,20 @@ class ModelConfig:
     @property
     def parameters(self) -> int:
         """Number of weights, up to norms and biases: for the memory plan before anything is loaded."""
-        attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
-        layers = self.layers * (attention + 2 * self.hidden) + sum(map(self._mlp_of, range(self.layers)))
+        if self.generic is not None:
+            return self.generic.parameters
+        attention = self.attending * self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+        layers = attention + self.layers * 2 * self.hidden + sum(map(self._mlp_of, range(self.layers)))
+        if (shape := self.recurrent) is not None:
+            each = self.hidden * (2 * shape.inner + shape.channels + 2 * shape.heads) + shape.channels * shape.conv
+            layers += sum(shape.layers) * each
         return layers + self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
 
     @property
     def expert_parameters(self) -> int:
         """Of these, weights of routed experts, which no scheme quantizes."""
+        if self.generic is not None:
+            return self.generic.elsewhere
         experts = self.experts
         return 0 if experts is None else 3 * self.hidden * experts.mlp * experts.count * sum(experts.sparse)
 
@@ -174,7 +235,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
     """From the contents of `config.json` and `generation_config.json`."""
-    architecture = _architecture(raw)
+    architecture = architecture_of(raw)
     dialect = dialect_of(architecture)
     given, raw = raw, _translated(raw, dialect)
     hidden, heads = positive(raw, "hidden_size"), positive(raw, "num_attention_heads")
@@ -189,7 +250,8 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
     latent = _latent(raw, dialect)
     window, windowed = _windows(raw, dialect, layers, context)
     chunk, chunked = _chunks(raw, dialect, layers, context)
-    experts = _experts(raw, layers)
+    experts, recurrent = _experts(raw, layers), _recurrent(raw, dialect, layers)
+    bare = recurrent is not None and all(recurrent.layers) and "intermediate_size" not in raw
     return ModelConfig(
         architecture=architecture,
         vocab=vocab,
@@ -198,7 +260,7 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         heads=heads,
         kv_heads=kv_heads,
         head_dim=_head_dim(raw, hidden, heads) if latent is None else latent.plain + latent.rotated,
-        mlp=positive(raw, "intermediate_size", 4 * hidden if "n_embd" in raw else None),
+        mlp=0 if bare else positive(raw, "intermediate_size", 4 * hidden if "n_embd" in raw else None),
         norm_eps=above_zero(raw, "rms_norm_eps", 1e-6),
         activation=activation(raw, "hidden_act", "silu"),
         rope=rope,
@@ -215,12 +277,14 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         numbers=_numbers(raw, dialect, architecture),
         experts=experts,
         latent=latent,
+        recurrent=recurrent,
         chunk=chunk,
         chunked=chunked,
     )
 
 
-def _architecture(raw: dict[str, Any]) -> str:
+def architecture_of(raw: dict[str, Any]) -> str:
+    """The first that is named."""
     names = raw.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise StartupError("config.json names no architecture", 'It needs "architectures": ["..."].')
@@ -278,6 +342,8 @@ def activation(raw: dict[str, Any], key: str, default: str) -> str:
 
 def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -> tuple[int | None, tuple[bool, ...]]:
     """The attention window in tokens and the layers that have it. One that holds the whole context is none."""
+    if dialect.recurrent and raw.get("sliding_window") is None:
+        return None, (False,) * layers
     if raw.get("sliding_window") is None or raw.get("use_sliding_window") is False:
         if not dialect.chunks:
             _no_windows(raw, layers)
@@ -285,7 +351,7 @@ def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -
     window = positive(raw, "sliding_window")
     if not dialect.windows:
         raise StartupError(
-            f"config.json: sliding_window {window}, and {_architecture(raw)} has no windows here",
+            f"config.json: sliding_window {window}, and {architecture_of(raw)} has no windows here",
             "Where transformers ignores it too, take it out of config.json.",
         )
     windowed = _layer_types(raw, layers) or _layer_pattern(raw, dialect, layers)
@@ -327,6 +393,55 @@ def _layer_pattern(raw: dict[str, Any], dialect: Dialect, layers: int) -> tuple[
         return tuple((layer + 1) % every != 0 for layer in range(layers))
     first = positive(raw, "max_window_layers") if raw.get("max_window_layers") else 0  # Qwen2: the upper layers
     return tuple(layer >= first for layer in range(layers))
+
+
+def _recurrent(raw: dict[str, Any], dialect: Dialect, layers: int) -> Recurrent | None:
+    if not dialect.recurrent:
+        return None
+    heads, groups = positive(raw, "state_heads"), positive(raw, "state_groups")
+    if heads % groups:
+        raise StartupError(f"config.json: {heads} heads of a state are not a multiple of their {groups} groups")
+    value = raw.get("state_value")
+    if value == "auto":  # Granite
+        value = positive(raw, "mamba_expand") * positive(raw, "hidden_size") // heads
+    return Recurrent(
+        kind=dialect.recurrent,
+        heads=heads,
+        value=positive({"state_value": value}, "state_value"),
+        key=positive(raw, "state_key"),
+        groups=groups,
+        conv=positive(raw, "state_conv"),
+        limits=_limits(raw),
+        layers=_recurrent_layers(raw, dialect, layers),
+    )
+
+
+def _limits(raw: dict[str, Any]) -> tuple[float, float]:
+    """Of time steps. JSON has no infinity: transformers writes {"__float__": "Infinity"}."""
+    given = raw.get("time_step_limit")
+    if given is None:
+        return 0.0, math.inf
+    values = given if isinstance(given, list) else []
+    values = [math.inf if value == {"__float__": "Infinity"} else value for value in values]
+    if len(values) != 2 or not all(is_number(value) for value in values) or not values[0] < values[1]:
+        raise StartupError(f"config.json: time_step_limit should be two rising numbers and is {given!r}")
+    return float(values[0]), float(values[1])
+
+
+def _recurrent_layers(raw: dict[str, Any], dialect: Dialect, layers: int) -> tuple[bool, ...]:
+    types = sequence(raw, "layer_types", layers, (str,))
+    attending = raw.get("attn_layer_indices")  # Bamba
+    if isinstance(attending, list):
+        return tuple(layer not in attending for layer in range(layers))
+    if types is None:
+        every = positive(raw, "full_attention_interval", dialect.pattern or layers + 1)
+        return tuple((layer + 1) % every != 0 for layer in range(layers))
+    for kind in types:
+        if kind not in (*ATTENDING, *RECURRENT):
+            raise StartupError(
+                f"config.json: layer_types has {kind!r}", f"Supported: {', '.join((*ATTENDING, *RECURRENT))}."
+            )
+    return tuple(kind in RECURRENT for kind in types)
 
 
 def _experts(raw: dict[str, Any], layers: int) -> Experts | None:

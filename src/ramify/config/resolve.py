@@ -17,15 +17,17 @@ from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
-from ramify.config.stored import ELEMENT_BYTES, kv_bytes, weight_bytes, window_bytes
+from ramify.config.stored import ELEMENT_BYTES, kv_bytes, state_bytes, weight_bytes, window_bytes
 from ramify.core.errors import BadRequest, StartupError
 from ramify.core.params import SamplingParams
 
 QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
+UNLIMITED = 1 << 40  # tokens of no bytes
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
+STATES, LEAST_STATES = 3, 2  # of a request that runs, and of a server
 ON_CPU = "default on a CPU"
 TEXTS, TOGETHER = 256, 1024  # that an encoder computes together by default, and their tokens
 MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
@@ -55,6 +57,8 @@ class MemoryPlan:
     pool_tokens: int
     bytes_per_token: int
     window_tokens: int = 0  # of layers with a window, which have a pool of their own
+    state_slots: int = 0  # of layers that keep a state
+    state_bytes: int = 0  # of one of these
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     note = _Notes(settings.sources)
     bundled = settings.model.model_path is None
     note("task", *_task(settings, model, note))
+    note("model_impl", *_implementation(settings, model, note))
     note("model", str(folder), "bundled with ramify, since none was asked for" if bundled else note.asked("model_path"))
     served = note.asked_or(
         "served_model_name",
@@ -163,7 +168,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
         attention=(attention := _attention(settings, model, machine, dtype, note)),
-        linears=_linears(settings, machine, dtype, quantization, attention, note),
+        linears=_linears(settings, model, machine, dtype, quantization, attention, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
     )
@@ -178,6 +183,16 @@ def _task(settings: Settings, model: ModelConfig, note: _Notes) -> tuple[str, st
         return head.task, note.asked("is_embedding")
     how = f"{' and '.join(head.pooling)} of the hidden states, {head.size} numbers"
     return head.task, f"{model.architecture}{' and modules.json' if head.task == 'embed' else ''}: {how}"
+
+
+def _implementation(settings: Settings, model: ModelConfig, note: _Notes) -> tuple[str, str]:
+    """Whose code computes the model."""
+    name = "native" if model.generic is None else "transformers"
+    if settings.model.model_impl != "auto":
+        return name, note.asked("model_impl")
+    if model.generic is None:
+        return name, f"ramify has code of its own for {model.architecture}"
+    return name, f"no native code computes this {model.architecture}: {model.generic.release} does, over our cache"
 
 
 def _taken_as_asked(settings: Settings, note: _Notes) -> tuple[Decision, ...]:
@@ -340,7 +355,15 @@ def _attention(settings: Settings, model: ModelConfig, machine: Machine, dtype: 
     return str(note("attention_backend", "torch_native", "torch's fused attention over gathered pages"))
 
 
-def _linears(settings: Settings, machine: Machine, dtype: str, quantization: str, attention: str, note: _Notes) -> str:
+def _linears(
+    settings: Settings,
+    model: ModelConfig,
+    machine: Machine,
+    dtype: str,
+    quantization: str,
+    attention: str,
+    note: _Notes,
+) -> str:
     asked, compiled = settings.model.linear_backend, _compiled(machine, dtype)
     if asked == "packed" and not compiled:
         raise StartupError(f"--linear-backend packed: no kernels are compiled here for {dtype}", "See ramify doctor.")
@@ -355,12 +378,16 @@ def _linears(settings: Settings, machine: Machine, dtype: str, quantization: str
         chosen = note("linear_backend", "reference", why)
     else:
         chosen = note("linear_backend", "torch", "torch, weights as they come")
-    _invariance(chosen == "packed", attention == "cpu", note)
+    _invariance(model, chosen == "packed", attention == "cpu", note)
     return str(chosen)
 
 
-def _invariance(linears: bool, attention: bool, note: _Notes) -> None:
+def _invariance(model: ModelConfig, linears: bool, attention: bool, note: _Notes) -> None:
     """Whether the numbers of a request depend on the request alone; see docs/decisions/003."""
+    if model.generic is not None:
+        between = "what transformers' code computes between linears and attention is torch's"
+        note("batch_invariance", "no", f"{between}, whose rounding depends on what else is in the step")
+        return
     if linears and attention:
         note("batch_invariance", "yes", "every sum has one order, whatever else is in the step")
         return
@@ -393,22 +420,25 @@ def _plan_memory(
     room = int(machine.memory * share) - weights - activations - PROCESS_BYTES
     useful = rows * context
     asked = settings.cache.max_total_tokens
+    state = state_bytes(model, dtype)
+    slots = _state_slots(settings, state, per_token, room, rows, useful, note)
+    room -= slots * state
     windows = _Windows(per_token, window_bytes(model, kv_dtype), rows * ((model.window or 0) + chunk + 2 * page_size))
     tokens = min(windows.fit(room), useful) if asked is None else asked
     tokens = tokens // page_size * page_size
     pool = windows.size(tokens)
-    if asked is not None and pool + weights + activations > machine.memory:
+    if asked is not None and pool + slots * state + weights + activations > machine.memory:
         raise StartupError(
             f"--max-total-tokens {asked} needs {_gib(pool)} beside {_gib(weights)} of weights, and "
             f"{_gib(machine.memory)} are available",
-            f"At most about {max(room // per_token, 0)} tokens fit.",
+            f"At most about {windows.fit(max(room, 0))} tokens fit.",
         )
     if asked is not None and tokens < page_size:
         raise StartupError(f"--max-total-tokens {asked} is less than one page of {page_size} tokens")
     if asked is None and (tokens < min(SMALLEST_POOL, context) or tokens < page_size):
         raise StartupError(
             f"the model does not fit: weights {_gib(weights)}, activations {_gib(activations)}, and of the "
-            f"{_gib(machine.memory)} available {share:.0%} may be used, which leaves {max(room, 0) // per_token} "
+            f"{_gib(machine.memory)} available {share:.0%} may be used, which leaves {windows.fit(max(room, 0))} "
             "tokens of KV cache",
             "Use a smaller model, a larger --mem-fraction-static, or a machine with more memory.",
         )
@@ -423,7 +453,33 @@ def _plan_memory(
     if model.window is not None:
         beside = windows.beside(tokens) // page_size * page_size
         note("window_tokens", beside, f"for the layers that see {model.window} tokens, beside those for the others")
-    return MemoryPlan(machine.memory, share, weights, activations, pool, tokens, per_token, beside)
+    return MemoryPlan(
+        machine.memory, share, weights, activations, pool + slots * state, tokens, per_token, beside, slots, state
+    )
+
+
+def _state_slots(settings: Settings, size: int, per_token: int, room: int, rows: int, useful: int, note: _Notes) -> int:
+    """How many states of `size` bytes there are. A request that runs has up to three: the live one, the one before that
+    the cache is going to keep, and the one it goes on from. Half of the room is for them, or all where nothing else
+    is kept.
+    """
+    if not size:
+        return 0
+    each = f"{size / MIB:.2f} MiB each"
+    asked = settings.cache.max_mamba_cache_size
+    if asked is not None:
+        return int(note("max_mamba_cache_size", asked, f"{note.asked('max_mamba_cache_size')}, {each}"))
+    most = STATES * rows + useful // settings.cache.mamba_track_interval
+    fit = max(room, 0) // (2 if per_token else 1) // size
+    if fit < LEAST_STATES:
+        raise StartupError(
+            f"the model does not fit: the state of a request is {_gib(size)}, and {_gib(max(room, 0))} are left",
+            "Use a smaller model, a larger --mem-fraction-static, or a machine with more memory.",
+        )
+    reason = "all that requests and their prefixes can use" if fit >= most else "what fits beside the weights"
+    if fit < rows:
+        reason += f", so that fewer than {rows} requests run at once"
+    return int(note("max_mamba_cache_size", min(fit, most), f"{reason}, {each}"))
 
 
 class _Windows:
@@ -445,7 +501,7 @@ class _Windows:
     def fit(self, room: int) -> int:
         """The most tokens whose size is at most `room`."""
         if not self.window:
-            return room // self.full
+            return room // self.full if self.full else UNLIMITED
         few = room // (self.full + self.window)  # as many for both
         if few < self.least or not self.full:
             return few
@@ -479,6 +535,8 @@ def _plan_without_pages(
 def _activations(model: ModelConfig, tokens: int, rows: int, element: int) -> int:
     """A generous peak of one step: a few copies of the widest layer for every token, and logits for every row."""
     widest = max(2 * model.mlp, (model.heads + 2 * model.kv_heads) * model.head_dim)
+    if model.recurrent is not None:
+        widest = max(widest, 2 * (model.recurrent.inner + model.recurrent.channels))
     return tokens * (widest + 4 * model.hidden) * element * 2 + (rows + 256) * model.vocab * 4 * 3
 
 

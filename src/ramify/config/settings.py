@@ -54,6 +54,9 @@ class ModelSettings:
     revision: str | None = setting(None, "Branch, tag or commit of a hub model.")
     served_model_name: str | None = setting(None, "Name in /v1/models and in answers. Default: the model path.")
     is_embedding: bool = setting(False, "Serve embeddings of a model whose files say that it generates.")
+    model_impl: Literal["auto", "native", "transformers"] = setting(
+        "auto", "Whose code computes the model. auto: ramify's own where it has some, else transformers'."
+    )
     load_format: Literal["auto", "safetensors", "dummy", "none"] = setting(
         "auto", "dummy: random weights, from config.json alone. none: no model, made-up tokens at once."
     )
@@ -94,6 +97,14 @@ class CacheSettings:
     )
     max_total_tokens: int | None = setting(
         None, "Size of the KV cache in tokens. Default: from the memory plan.", within=Range(1, MANY)
+    )
+    max_mamba_cache_size: int | None = setting(
+        None,
+        "Slots for the states of layers that keep one (Mamba 2 and its like). Default: from the memory plan.",
+        within=Range(2, MANY),
+    )
+    mamba_track_interval: int = setting(
+        256, "Tokens after which a state is kept, for others to go on from.", within=Range(1, MANY)
     )
     disable_radix_cache: bool = setting(False, "Reuse no prefixes.")
 

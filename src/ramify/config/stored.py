@@ -16,12 +16,21 @@ def int8_row(size: int) -> int:
 
 def kv_bytes(model: ModelConfig, dtype: str) -> int:
     """Bytes of K and V over all layers for one position, scales included."""
-    return 0 if model.encoder is not None else model.layers * _kept_bytes(model, dtype)
+    return 0 if model.encoder is not None else model.attending * _kept_bytes(model, dtype)
 
 
 def window_bytes(model: ModelConfig, dtype: str) -> int:
     """Of these, bytes of layers with a window."""
     return sum(model.windowed) * _kept_bytes(model, dtype)
+
+
+def state_bytes(model: ModelConfig, dtype: str) -> int:
+    """Bytes of the states of one request over all layers that keep one: matrices in float32, inputs of convolutions."""
+    shape = model.recurrent
+    if shape is None:
+        return 0
+    matrices = shape.heads * shape.value * shape.key * ELEMENT_BYTES["float32"]
+    return sum(shape.layers) * (matrices + (shape.conv - 1) * shape.channels * ELEMENT_BYTES[dtype])
 
 
 def _kept_bytes(model: ModelConfig, dtype: str) -> int:

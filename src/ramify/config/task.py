@@ -18,7 +18,7 @@ import msgspec
 from ramify.config.encoder import is_encoder, parse_encoder
 from ramify.config.fields import positive
 from ramify.config.head import Activation, Classifier, Dense, Head, PoolingMode, Squash
-from ramify.config.model import MAX_CONFIG_BYTES, ModelConfig, _architecture, read_config, read_json
+from ramify.config.model import MAX_CONFIG_BYTES, ModelConfig, architecture_of, read_config, read_json
 from ramify.core.errors import StartupError
 
 GENERATES = ("ForCausalLM", "LMHeadModel", "")  # the last is no ending that is known here: its family may be
@@ -64,11 +64,17 @@ FUNCTIONS: dict[str, Activation] = {
 def read_model(folder: Path, is_embedding: bool = False) -> ModelConfig:
     """The configuration in `folder`, with what is computed of its hidden states where that is not tokens."""
     raw = read_json(folder / "config.json", "a config.json, as transformers saves it")
-    base, ending = split(_architecture(raw))
-    encoder = is_encoder(base)
-    if ending in GENERATES and not (encoder or is_embedding or (folder / MODULES).is_file()):
-        return read_config(folder)
-    config = parse_encoder(base, _architecture(raw), raw) if encoder else read_config(folder)
+    architecture = architecture_of(raw)
+    base, _ = split(architecture)
+    config = parse_encoder(base, architecture, raw) if is_encoder(base) else read_config(folder)
+    return with_head(folder, config, is_embedding)
+
+
+def with_head(folder: Path, config: ModelConfig, is_embedding: bool) -> ModelConfig:
+    """With what is computed of its hidden states; as it is where that is tokens."""
+    base, ending = split(config.architecture)
+    if ending in GENERATES and not (config.encoder or is_embedding or (folder / MODULES).is_file()):
+        return config
     head = _head(folder, config, base, ending, is_embedding)
     return config if head is None else replace(config, head=head, tied=True)
 
@@ -81,11 +87,18 @@ def split(architecture: str) -> tuple[str, str]:
     return architecture, ""
 
 
+def attends_both_ways(architecture: str, raw: Mapping[str, Any]) -> bool:
+    """Whether a decoder was made an encoder of, by its configuration."""
+    base, _ = split(architecture)
+    return not is_encoder(base) and (raw.get("is_causal") is False or bool(raw.get("use_bidirectional_attention")))
+
+
 def _head(folder: Path, config: ModelConfig, base: str, ending: str, is_embedding: bool) -> Head | None:
-    if config.encoder is None and (
-        config.raw.get("is_causal") is False or config.raw.get("use_bidirectional_attention")
-    ):
-        raise StartupError(f"this {config.architecture} attends in both directions, which only encoders do here")
+    if config.encoder is None and attends_both_ways(config.architecture, config.raw):
+        raise StartupError(
+            f"this {config.architecture} attends in both directions, and of native code only encoders do",
+            "Leave out --model-impl native: transformers' code can compute it.",
+        )
     if ending == CLASSIFIES:
         return _classifier(config, base)
     if ending in (REWARDS, STEPS):
@@ -100,7 +113,9 @@ def _head(folder: Path, config: ModelConfig, base: str, ending: str, is_embeddin
 def _classifier(config: ModelConfig, base: str) -> Head:
     labels = _labels(config.raw)
     kind: Classifier = "score"
-    if config.encoder is not None:
+    if config.generic is not None:
+        kind = "own"
+    elif config.encoder is not None:
         if base not in CLASSIFIERS:
             raise StartupError(f"the classifier of {config.architecture} is not supported")
         kind = CLASSIFIERS[base]

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ramify.cache.ledger import FULL, WINDOW, Ledger
+from ramify.cache.ledger import BESIDE, FULL, Ledger
+from ramify.cache.state import StateShape
 from ramify.cache.unpaged import Unpaged
 from ramify.cache.window import WindowShape
 from ramify.config.resolve import Resolved
@@ -73,15 +74,19 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
 
 
 def make_ledger(resolved: Resolved) -> Ledger:
-    """Pages, and a second group of them where some layers see only a window; or none where nothing is kept between
-    steps.
+    """Pages, and a second group of them where some layers see only a window or keep a state; or none where nothing is
+    kept between steps.
     """
     if resolved.model.encoder is not None:
         return Unpaged(resolved.rows, resolved.context)
-    window = resolved.model.window
-    shape = None if window is None else WindowShape(resolved.window_pages, window)
-    reuse = not resolved.settings.cache.disable_radix_cache
-    return Ledger(resolved.pages, resolved.page_size, reuse=reuse, window=shape)
+    window, cache = resolved.model.window, resolved.settings.cache
+    shape: WindowShape | StateShape | None = None
+    if window is not None:
+        shape = WindowShape(resolved.window_pages, window)
+    elif resolved.model.recurrent is not None:
+        shape = StateShape(resolved.memory.state_slots, cache.mamba_track_interval)
+    reuse = not cache.disable_radix_cache
+    return Ledger(resolved.pages, resolved.page_size, reuse=reuse, beside=shape)
 
 
 def make_guides(resolved: Resolved, channel: EngineEnd) -> GrammarGuides:
@@ -130,7 +135,7 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     import torch
 
     from ramify.layers.build import Build
-    from ramify.memory.kv import KVCache, KVPool
+    from ramify.memory.kv import KVCache, KVPool, StatePool
     from ramify.models.load import build_model, dummy_weights, load_weights
     from ramify.ops.attention import AttentionShape
     from ramify.ops.reference import encode
@@ -162,7 +167,7 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     schemes = schemes_of(resolved.quantization, kernels)
     built = build_model(Build(kernels, attention, *schemes, dtype, platform.device, resolved.context), model)
     if settings.load_format == "dummy":
-        dummy_weights(built, settings.random_seed)
+        dummy_weights(built, model, settings.random_seed)
     else:
         load_weights(built, resolved.folder, model, progress)
     pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
@@ -171,14 +176,17 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
         return EncoderRunner(built, pooler, platform.device)
     kept = getattr(torch, resolved.kv_dtype)
     shared = model.latent.kv_rank if model.latent else None
-    groups = [WINDOW if windowed else FULL for windowed in model.windowed]
+    beside = model.recurrent.layers if model.recurrent is not None else model.windowed
+    groups = [BESIDE if other else FULL for other in beside]
+    states = None
+    if model.recurrent is not None:
+        states = StatePool(groups.count(BESIDE), resolved.memory.state_slots, model.recurrent, dtype, platform.device)
     pools = [
         KVPool(groups.count(group), pages, kv_heads, resolved.page_size, key, kept, platform.device, shared)
         for group, pages in enumerate((resolved.pages, resolved.window_pages))
-        if group == FULL or WINDOW in groups
+        if group == FULL or any(model.windowed)
     ]
-    pool = KVCache(pools, groups)
-    slots = Slots(
-        resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=len(pools)
-    )
+    pool = KVCache(pools, groups, states)
+    count = len(pools) + (states is not None)
+    slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=count)
     return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler)

@@ -10,10 +10,8 @@ from ramify.config.machine import read_machine
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
 from ramify.config.source import locate
-from ramify.config.task import read_model
 from ramify.core.errors import StartupError
-from ramify.models.preflight import checked_tensors
-from ramify.models.registry import family_of
+from ramify.models.choose import choose_model
 from ramify.ops.cpu.library import instruction_set
 from ramify.text.tokenizer import Tokenizer, check_tokenizer, load_tokenizer, template_file
 from ramify.text.tools.choose import choose_formats
@@ -25,10 +23,7 @@ def prepare(settings: Settings) -> Resolved:
     """
     dummy = settings.model.load_format in ("dummy", "none")
     folder = locate(settings.model.model_path, settings.model.revision, weights=not dummy)
-    model = read_model(folder, settings.model.is_embedding)
-    family_of(model)
-    if not dummy:
-        checked_tensors(folder, model)
+    model = choose_model(folder, settings.model)
     read_sampling_defaults(folder)
     if settings.model.chat_template is not None:
         _must_exist(template_file(settings.model.chat_template), "--chat-template")

@@ -62,9 +62,13 @@ class Attention(nn.Module):
         self.sinks = Sinks(build, config.heads) if sinks else None
 
     def forward(self, x_TD: Tensor, angles: Angles, batch: Batch) -> Tensor:
+        return self.out(self.attend(self.project(x_TD), angles, batch))
+
+    def attend(self, qkv_TE: Tensor, angles: Angles, batch: Batch) -> Tensor:
+        """What the heads find, one after another."""
         (k_pool, v_pool), place = batch.pool.layer(self._layer), batch.place(self._layer)
         q_THC = self._kernels.qkv_rope_store(
-            self.project(x_TD),
+            qkv_TE,
             self._heads,
             self.q_norm.weight if self.q_norm else None,
             self.k_norm.weight if self.k_norm else None,
@@ -77,8 +81,8 @@ class Attention(nn.Module):
             self._interleaved,
             self._offset,
         )
-        attended_THC = self._backend.forward(self.queries(q_THC, batch), k_pool, v_pool, place.attention, self.rule)
-        return self.out(attended_THC.flatten(1))
+        q_THC = self.queries(q_THC, batch)
+        return self._backend.forward(q_THC, k_pool, v_pool, place.attention, self.rule).flatten(1)
 
     def project(self, x_TD: Tensor) -> Tensor:
         """Queries, keys and values, one after another."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ramify.memory.kv import KVCache
+from ramify.ops.states import Spans
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Batch:
     """The rows of a step, one after another. T tokens, N rows.
 
     `tokens_T`, `positions_T` are what is computed. Row i stands at `starts[i]` with `counts[i]` tokens, after which its
-    request is `lengths[i]` long. `places` has an entry per group of layers, `pool` is where K and V are.
+    request is `lengths[i]` long. `places` has an entry per group of layers that attend, `pool` is where K, V and states
+    are. `spans` are there where layers keep states.
     """
 
     tokens_T: Tensor
@@ -44,9 +46,16 @@ class Batch:
     places: tuple[Place, ...]
     pool: KVCache
     vectors: Vectors | None = None
+    spans: Spans | None = None
 
     def place(self, layer: int) -> Place:
         return self.places[self.pool.groups[layer]]
+
+    @property
+    def states(self) -> Spans:
+        """The spans of a model that has layers that keep a state."""
+        assert self.spans is not None
+        return self.spans
 
     def inputs(self, x_TD: Tensor) -> Tensor:
         """What the first layer reads, of the embeddings of `tokens_T`; writes where vectors were given instead."""

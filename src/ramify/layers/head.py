@@ -13,6 +13,7 @@ from ramify.layers.build import Build
 from ramify.layers.linear import Linear
 from ramify.layers.norm import LayerNorm
 
+ELSEWHERE = ("none", "own")  # there is no classifier, or its code is not here
 BETWEEN = {"bert": "tanh", "roberta": "tanh", "mlp_score": "relu"}
 
 
@@ -50,7 +51,8 @@ class PooledHead(nn.Module):
         self._dtype, self._normalize = build.dtype, config.head.normalize
         self._activations = [dense.activation for dense in config.head.dense]
         self.dense = nn.ModuleList(Linear(build, d.inputs, d.outputs, bias=d.bias) for d in config.head.dense)
-        self.classifier = Classifier(build, config) if config.head.classifier != "none" else None
+        here = config.head.classifier not in ELSEWHERE
+        self.classifier: nn.Module | None = Classifier(build, config) if here else None
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """`x_ND` in fp32. Of no rows there are none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ramify.layers.build import Build
@@ -34,6 +35,37 @@ class Linear(Weighted):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return self.multiply(x_TD)
+
+
+class Interleaved(Linear):
+    """Parts whose rows a checkpoint has group by group, each with a few of every kind: `groups` says how many groups a
+    part has, and how many rows of each kind are in one. Here all of a kind stand together.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        inputs: int,
+        parts: dict[str, int],
+        groups: dict[str, tuple[int, list[int]]],
+        bias: bool = False,
+    ) -> None:
+        super().__init__(build, inputs, parts, bias)
+        self._interleaved = groups
+
+    def accept(self, name: str, part: str, tensor: Tensor, source: str) -> None:
+        if part in self._interleaved and len(tensor) == self.outputs_of(part):
+            tensor = apart(tensor, *self._interleaved[part])
+        super().accept(name, part, tensor, source)
+
+    def outputs_of(self, part: str) -> int:
+        groups, sizes = self._interleaved[part]
+        return groups * sum(sizes)
+
+
+def apart(rows: Tensor, groups: int, sizes: list[int]) -> Tensor:
+    """Rows of several kinds, group by group, as kind after kind."""
+    return torch.cat([kind.flatten(0, 1) for kind in rows.unflatten(0, (groups, -1)).split(sizes, dim=1)])
 
 
 class Embedding(Weighted):

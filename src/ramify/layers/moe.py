@@ -76,14 +76,22 @@ class Experts(nn.Module):
         self.down = GroupedLinear(build, self._count, width, {"all": config.hidden}, bias, block)
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor) -> Tensor:
-        flat = chosen_TK.flatten()
-        order_R = flat.argsort(stable=True)
-        counts_G = torch.zeros(self._count, dtype=torch.int64, device=flat.device)
-        ends_G = counts_G.index_add_(0, flat, torch.ones_like(flat)).cumsum(0)
-        rows = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
-        up_RE = self.gate_up(x_TD.index_select(0, order_R // chosen_TK.shape[1]), ends_G)
+        tokens_R, ends_G, rows_TK = by_expert(chosen_TK, self._count)
+        up_RE = self.gate_up(x_TD.index_select(0, tokens_R), ends_G)
         y_RD = self.down(self._kernels.gated(up_RE, self._activation), ends_G)
-        return self._kernels.combine(y_RD, rows.view_as(chosen_TK), weights_TK)
+        return self._kernels.combine(y_RD, rows_TK, weights_TK)
+
+
+def by_expert(chosen_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows sorted by which of `count` experts computes them: the token of each, where the rows of every expert end, and
+    which rows are a token's.
+    """
+    flat = chosen_TK.flatten()
+    order_R = flat.argsort(stable=True)
+    counts_G = torch.zeros(count, dtype=torch.int64, device=flat.device)
+    ends_G = counts_G.index_add_(0, flat, torch.ones_like(flat)).cumsum(0)
+    rows = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
+    return order_R // chosen_TK.shape[1], ends_G, rows.view_as(chosen_TK)
 
 
 class Choice(Protocol):

@@ -1,5 +1,5 @@
 """Granite 3: Llama with four multipliers, of embeddings, of scores, of what is added, of logits (IBM 2024); and with
-experts.
+experts. Granite 4: the same where most layers are those of Mamba 2 and experts stand beside a shared one (IBM 2025).
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from functools import partial
 from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
+from ramify.config.rope import Rope
 from ramify.layers.attention import Attention
 from ramify.layers.batch import Batch
 from ramify.layers.build import Build
 from ramify.layers.mlp import GatedMLP
 from ramify.layers.moe import SparseMLP, choose_then_softmax
 from ramify.layers.rope import Angles
+from ramify.models.bamba import hybrid_mixer
 from ramify.models.decoder import Decoder, PreNormBlock, Stream
 
 
@@ -38,9 +40,11 @@ class Granite(Decoder):
         self._embedded, self._scaling = config.numbers["embedding_multiplier"], config.numbers["logits_scaling"]
 
     def block(self, build: Build, config: ModelConfig, layer: int) -> PreNormBlock:
-        numbers, bias = config.numbers, config.attention_bias
-        attention = Attention(build, config, layer, qkv_bias=bias, out_bias=bias, scale=numbers["attention_multiplier"])
-        return GraniteBlock(build, config, attention, self.mlp(build, config))
+        return GraniteBlock(build, config, self.attention(build, config, layer), self.mlp(build, config))
+
+    def attention(self, build: Build, config: ModelConfig, layer: int) -> nn.Module:
+        scale, bias = config.numbers["attention_multiplier"], config.attention_bias
+        return Attention(build, config, layer, qkv_bias=bias, out_bias=bias, scale=scale)
 
     def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
         return GatedMLP(build, config)
@@ -56,3 +60,28 @@ class GraniteMoe(Granite):
     def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
         assert config.experts is not None
         return SparseMLP(build, config, partial(choose_then_softmax, chosen=config.experts.chosen))
+
+
+class GraniteSharedMoe(SparseMLP):
+    """experts(x) + shared(x)"""
+
+    def __init__(self, build: Build, config: ModelConfig) -> None:
+        assert config.experts is not None
+        super().__init__(build, config, partial(choose_then_softmax, chosen=config.experts.chosen))
+        self.shared = GatedMLP(build, config, config.experts.shared)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return super().forward(x_TD) + self.shared(x_TD)
+
+
+class GraniteHybrid(Granite):
+    def attention(self, build: Build, config: ModelConfig, layer: int) -> nn.Module:
+        if not config.is_recurrent(layer):
+            return super().attention(build, config, layer)
+        return hybrid_mixer(build, config, layer)
+
+    def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
+        return GatedMLP(build, config) if config.experts is None else GraniteSharedMoe(build, config)
+
+    def rope(self, config: ModelConfig, layer: int) -> Rope | None:
+        return config.rope if config.numbers["position_embedding_type"] == "rope" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ramify.config.model import ModelConfig
+from ramify.config.model import ModelConfig, Recurrent
 from ramify.core.errors import StartupError
 from ramify.models.layout import (
     EMBEDDING,
@@ -279,18 +279,21 @@ def _check_llama4(config: ModelConfig) -> None:
 
 
 def _granite_moe(config: ModelConfig) -> Layout:
-    assert config.experts is not None
-    count, width, hidden = config.experts.count, config.experts.mlp, config.hidden
-
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
-        names.linear("block_sparse_moe.router.layer", "mlp.router.linear", count, hidden)
-        into, out = "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"
-        names.tensor(into, "mlp.experts.gate_up", (count, 2 * width, hidden), how="stacked")
-        names.tensor(out, "mlp.experts.down", (count, hidden, width), how="stacked")
+        _granite_experts(names, config)
 
     return decoder(config, block)
+
+
+def _granite_experts(names: Names, config: ModelConfig) -> None:
+    assert config.experts is not None
+    count, width, hidden = config.experts.count, config.experts.mlp, config.hidden
+    names.linear("block_sparse_moe.router.layer", "mlp.router.linear", count, hidden)
+    into, out = "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"
+    names.tensor(into, "mlp.experts.gate_up", (count, 2 * width, hidden), how="stacked")
+    names.tensor(out, "mlp.experts.down", (count, hidden, width), how="stacked")
 
 
 def _shared_experts(names: Names, config: ModelConfig, layer: int) -> None:
@@ -392,6 +395,129 @@ def _deepseek_v3(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
+# -- layers that keep a state ------------------------------------------------------------------------------------------
+
+
+def _mamba2_mixer(names: Names, config: ModelConfig, here: str, there: str, *, bias: bool, conv_bias: bool) -> None:
+    shape, hidden = _shape_of_state(config), config.hidden
+    names.linear(f"{here}.in_proj", f"{there}.into", shape.inner + shape.channels + shape.heads, hidden, bias=bias)
+    _convolution(names, config, here, there, conv_bias)
+    names.tensor(f"{here}.A_log", f"{there}.dynamics", (shape.heads,), "decay")
+    names.tensor(f"{here}.dt_bias", f"{there}.dynamics", (shape.heads,), "bias")
+    names.tensor(f"{here}.D", f"{there}.dynamics", (shape.heads,), "skip")
+    names.norm(f"{here}.norm", f"{there}.norm", shape.inner)
+    names.linear(f"{here}.out_proj", f"{there}.out", hidden, shape.inner, bias=bias)
+
+
+def _shape_of_state(config: ModelConfig) -> Recurrent:
+    assert config.recurrent is not None
+    if config.activation != "silu":
+        raise StartupError(f"config.json: layers that keep a state have the activation silu, not {config.activation!r}")
+    return config.recurrent
+
+
+def _convolution(names: Names, config: ModelConfig, here: str, there: str, bias: bool) -> None:
+    shape = _shape_of_state(config)
+    names.tensor(f"{here}.conv1d.weight", f"{there}.conv", (shape.channels, 1, shape.conv))
+    if bias:
+        names.tensor(f"{here}.conv1d.bias", f"{there}.conv", (shape.channels,), "bias")
+
+
+def _mamba2(config: ModelConfig) -> Layout:
+    numbers, layout = config.numbers, Layout()
+    outside, names = Names(layout, "", ""), Names(layout, "backbone.", "")
+    names.tensor("embeddings.weight", EMBEDDING, (config.vocab, config.hidden))
+    names.norm("norm_f", "norm", config.hidden)
+    if not config.tied:
+        outside.linear("lm_head", HEAD, config.vocab, config.hidden)
+    for layer in range(config.layers):
+        below = names.below(f"layers.{layer}.", f"layers.{layer}.")
+        below.norm("norm", "norm", config.hidden)
+        bias, conv_bias = numbers["use_bias"], numbers["use_conv_bias"]
+        _mamba2_mixer(below, config, "mixer", "mixer", bias=bias, conv_bias=conv_bias)
+    return layout
+
+
+def _embedding_of_old(layout: Layout, names: Collection[str]) -> Layout:
+    """Early checkpoints of Mamba 2 have one embedding, and call it so."""
+    old, new = "backbone.embedding.weight", "backbone.embeddings.weight"
+    return {old if name == new and old in names else name: to for name, to in layout.items()}
+
+
+def _granite_hybrid(config: ModelConfig) -> Layout:
+    hidden = config.hidden
+
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        if config.is_recurrent(layer):
+            _hybrid_mixer(names, config)
+        else:
+            attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        shared = "mlp" if config.experts is None else "mlp.shared"
+        names.linear("shared_mlp.input_linear", f"{shared}.gate_up", 2 * config.mlp, hidden)
+        names.linear("shared_mlp.output_linear", f"{shared}.down", hidden, config.mlp)
+        if config.experts is not None:
+            _granite_experts(names, config)
+
+    return decoder(config, block)
+
+
+def _bamba(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        names.norm("input_layernorm", "attention_norm", config.hidden)
+        names.norm("pre_ff_layernorm", "mlp_norm", config.hidden)
+        if config.is_recurrent(layer):
+            _hybrid_mixer(names, config)
+        else:
+            attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        gated_mlp(names, config, "feed_forward")
+
+    layout = decoder(config, block)
+    layout["model.final_layernorm.weight"] = layout.pop("model.norm.weight")
+    return layout
+
+
+def _hybrid_mixer(names: Names, config: ModelConfig) -> None:
+    """Where a hybrid has Mamba 2 in place of attention."""
+    bias, conv_bias = config.numbers["mamba_proj_bias"], config.numbers["mamba_conv_bias"]
+    _mamba2_mixer(names, config, "mamba", "attention", bias=bias, conv_bias=conv_bias)
+
+
+def _qwen3_next(config: ModelConfig) -> Layout:
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        (_delta_net if config.is_recurrent(layer) else _gated_attention)(names, config)
+        if not config.is_sparse(layer):
+            gated_mlp(names, config)
+            return
+        assert config.experts is not None
+        experts(names, config)
+        gated_mlp(names, config, "mlp.shared_expert", "mlp.shared", config.experts.shared)
+        names.linear("mlp.shared_expert_gate", "mlp.shared_gate", 1, config.hidden)
+
+    return decoder(config, block)
+
+
+def _delta_net(names: Names, config: ModelConfig) -> None:
+    shape, hidden, here, there = _shape_of_state(config), config.hidden, "linear_attn", "attention"
+    names.linear(f"{here}.in_proj_qkvz", f"{there}.into", shape.channels + shape.inner, hidden, part="qkvz")
+    names.linear(f"{here}.in_proj_ba", f"{there}.into", 2 * shape.heads, hidden, part="ba")
+    _convolution(names, config, here, there, bias=False)
+    names.tensor(f"{here}.A_log", f"{there}.dynamics", (shape.heads,), "decay")
+    names.tensor(f"{here}.dt_bias", f"{there}.dynamics", (shape.heads,), "bias")
+    names.norm(f"{here}.norm", f"{there}.norm", shape.value)
+    names.linear(f"{here}.out_proj", f"{there}.out", hidden, shape.inner)
+
+
+def _gated_attention(names: Names, config: ModelConfig) -> None:
+    """Queries come with a gate."""
+    q, kv, bias = config.heads * config.head_dim, config.kv_heads * config.head_dim, config.attention_bias
+    for part, outputs in (("q", 2 * q), ("k", kv), ("v", kv)):
+        names.linear(f"self_attn.{part}_proj", "attention.qkv", outputs, config.hidden, part=part, bias=bias)
+    names.linear("self_attn.o_proj", "attention.out", config.hidden, q, bias=bias)
+    head_norms(names, config)
+
+
 LLAMA = Family("ramify.models.llama:Llama", _plain, models="Llama 2 and 3, Mistral")
 QWEN2 = Family("ramify.models.qwen2:Qwen2", _qwen2, models="Qwen2, Qwen2.5")
 QWEN3 = Family("ramify.models.qwen3:Qwen3", _qwen3, models="Qwen3")
@@ -416,3 +542,9 @@ GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe, models="G
 GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, models="GLM-4.5")
 DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, models="DeepSeek V2")
 DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, models="DeepSeek V3 and R1 in bf16")
+MAMBA2 = Family("ramify.models.mamba2:Mamba2", _mamba2, _embedding_of_old, models="Mamba 2, Codestral Mamba")
+BAMBA = Family("ramify.models.bamba:Bamba", _bamba, models="Bamba")
+GRANITE_HYBRID = Family(
+    "ramify.models.granite:GraniteHybrid", _granite_hybrid, models="Granite 4, dense and with experts"
+)
+QWEN3_NEXT = Family("ramify.models.qwen3_next:Qwen3Next", _qwen3_next, spare=("mtp.",), models="Qwen3-Next in bf16")

@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 
 
+def _generic() -> Any:
+    """Models of transformers load themselves. Importing it takes seconds."""
+    return import_module("ramify.models.generic_load")
+
+
 def build_model(build: Build, config: ModelConfig) -> Any:
     """The family's model with uninitialised weights."""
     module, _, name = family_of(config).code.partition(":")
@@ -37,6 +42,9 @@ def load_weights(model: nn.Module, folder: Path, config: ModelConfig, progress: 
 
     A layer is packed when its last tensor has come, so that the model never stands in memory twice.
     """
+    if config.generic is not None:
+        _generic().load_generic(model, folder, progress)
+        return
     places = checked_tensors(folder, config)
     infos = {name: info for name, (info, _) in places.items()}
     for number, (name, tensor) in enumerate(read_tensors(infos), 1):
@@ -63,8 +71,11 @@ def _check_complete(model: nn.Module) -> None:
         raise StartupError(f"nothing was loaded into {', '.join(missing[:5])} ({len(missing)} weights)")
 
 
-def dummy_weights(model: nn.Module, seed: int = 0) -> None:
+def dummy_weights(model: nn.Module, config: ModelConfig, seed: int = 0) -> None:
     """Random weights, the same for the same seed and shapes."""
+    if config.generic is not None:
+        _generic().make_generic(model, seed)
+        return
     for path, layer in model.named_modules():
         if not isinstance(layer, Loadable):
             continue

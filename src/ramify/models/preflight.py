@@ -27,10 +27,10 @@ def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, tuple[Tensor
     left = [n for n in tensors if n not in layout and not n.endswith(COMPUTED) and not n.startswith(drafting)]
     missing = [name for name in layout if name not in tensors]
     if missing:
-        raise StartupError(f"{folder} lacks {len(missing)} tensors: {_some(missing)}", MISMATCH)
+        raise StartupError(f"{folder} lacks {len(missing)} tensors: {some(missing)}", MISMATCH)
     if left:
         raise StartupError(
-            f"{folder} holds {len(left)} tensors that {config.architecture} has no place for: {_some(left)}", MISMATCH
+            f"{folder} holds {len(left)} tensors that {config.architecture} has no place for: {some(left)}", MISMATCH
         )
     for name, destination in layout.items():
         if tensors[name].shape != destination.shape:
@@ -59,6 +59,7 @@ def _drafting(config: ModelConfig) -> tuple[str, ...]:
     return tuple(f"model.layers.{config.layers + layer}." for layer in range(more if isinstance(more, int) else 0))
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first of many names."""
     more = len(names) - SHOWN
     return ", ".join(sorted(names)[:SHOWN]) + (f" and {more} more" if more > 0 else "")

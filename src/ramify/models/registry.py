@@ -13,6 +13,7 @@ _HERE = "ramify.models.layouts:"
 FAMILIES: Registry[Family] = Registry(
     "models",
     {
+        "BambaForCausalLM": f"{_HERE}BAMBA",
         "Cohere2ForCausalLM": f"{_HERE}COHERE2",
         "CohereForCausalLM": f"{_HERE}COHERE",
         "DeepseekV2ForCausalLM": f"{_HERE}DEEPSEEK_V2",
@@ -26,9 +27,11 @@ FAMILIES: Registry[Family] = Registry(
         "GlmForCausalLM": f"{_HERE}GLM",
         "GptOssForCausalLM": f"{_HERE}GPT_OSS",
         "GraniteForCausalLM": f"{_HERE}GRANITE",
+        "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "LlamaForCausalLM": f"{_HERE}LLAMA",
         "Llama4ForCausalLM": f"{_HERE}LLAMA4",
+        "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
         "MistralForCausalLM": f"{_HERE}LLAMA",
         "MixtralForCausalLM": f"{_HERE}MIXTRAL",
         "Olmo2ForCausalLM": f"{_HERE}OLMO2",
@@ -38,6 +41,7 @@ FAMILIES: Registry[Family] = Registry(
         "Qwen2MoeForCausalLM": f"{_HERE}QWEN2_MOE",
         "Qwen3ForCausalLM": f"{_HERE}QWEN3",
         "Qwen3MoeForCausalLM": f"{_HERE}QWEN3_MOE",
+        "Qwen3NextForCausalLM": f"{_HERE}QWEN3_NEXT",
         "SmolLM3ForCausalLM": f"{_HERE}SMOLLM3",
     },
 )
@@ -55,8 +59,22 @@ ENCODERS: Registry[Family] = Registry(
 )
 
 
+# What transformers' code computes brings its own tensors: see `generic_load`.
+GENERIC_DECODER = Family("ramify.models.generic:GenericDecoder", lambda config: {})
+GENERIC_ENCODER = Family("ramify.models.generic:GenericEncoder", lambda config: {})
+
+
+def is_native(architecture: str) -> bool:
+    """Whether a family computes it, or what stands below its head."""
+    base, ending = split(architecture)
+    backbones = () if ending == "" else (base + each for each in GENERATES)
+    return architecture in FAMILIES or base in ENCODERS or any(name in FAMILIES for name in backbones)
+
+
 def family_of(config: ModelConfig) -> Family:
     """The family of a model, or an error that lists what there is."""
+    if config.generic is not None:
+        return GENERIC_DECODER if config.encoder is None else GENERIC_ENCODER
     if config.head is not None:
         return headed(backbone_of(config), config.head)
     if config.architecture not in FAMILIES:

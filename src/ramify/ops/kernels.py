@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ramify.ops.reference import basic, encode, experts, int4, int8, random, rope, sample
+from ramify.ops.reference import basic, encode, experts, int4, int8, random, rope, sample, state
+from ramify.ops.states import Spans
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,15 @@ class Kernels:
         N texts that stand one behind the other, of as many key-value heads as query heads; with a window above 0 of
         positions no further away than that
     angles: the type of cos and sin for the three that rotate, None for that of what is rotated
+    conv(x_TE, weight_WE, bias_E | None, pool_PWE, spans) -> y_TE: SiLU of a causal convolution of every channel by
+        itself, over the tokens of a row and the W - 1 before it, which are in its slot
+    ssd(xbc_TE, dt_TH, decay_H, bias_H, skip_H, limits, groups, pool_PHVB, spans) -> y_TE in fp32: the selective scan of
+        Mamba 2 (Dao and Gu 2024). With d = softplus(dt + bias) within limits, a head's state S becomes
+        exp(decay d) S + d x b', and y = S c + skip x
+    delta(qkv_TE, a_TH, b_TH, decay_H, bias_H, groups, pool_PHBV, spans) -> y_TE in fp32: the gated delta rule (Yang et
+        al. 2024). With q and k of length 1 and q scaled, S becomes exp(decay softplus(a + bias)) S, then
+        S + sigmoid(b) k (v - S' k)', and y = S' q
+        Both keep states in fp32 and compute a token after the other, whatever the spans (`ops.states.Spans`)
     packing: None where weights stay as they come
     w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
         exactly, so that a row's bits are its own
@@ -94,6 +104,9 @@ class Kernels:
     rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
     attend_texts: Callable[[Tensor, int, Tensor, Tensor, int, float], Tensor] = encode.attend_texts
     angles: torch.dtype | None = None
+    conv: Callable[[Tensor, Tensor, Tensor | None, Tensor, Spans], Tensor] = state.conv
+    ssd: Callable[..., Tensor] = state.ssd
+    delta: Callable[..., Tensor] = state.delta
     packing: Packing | None = None
     w8a8: Packing = Packing(int8.store, int8.linear, int8.embed)
     int4: Packing = Packing(int4.store, int4.linear)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ramify.cache.ledger import Ledger
 from ramify.cache.prefix import TOKEN_BYTES
 from ramify.cache.tree import common_bytes
 from ramify.core.errors import UserError
@@ -49,10 +50,10 @@ class FollowTheLeader:
     remembered: when the leader is aborted, preempted or fails, the next step sees no leader and nobody waits.
     """
 
-    def __init__(self, prefixes: Prefixes, page_size: int, worth: int = 32) -> None:
+    def __init__(self, prefixes: Prefixes, ledger: Ledger, worth: int = 32) -> None:
         self._prefixes = prefixes
-        self._page_size = page_size
-        self._worth = max(worth, page_size)
+        self._ledger = ledger
+        self._worth = max(worth, ledger.page_size)
 
     def verdict(self, request: Request, running: Sequence[Request]) -> Verdict:
         begin = request.prompt_key[: self._worth * TOKEN_BYTES]
@@ -68,7 +69,6 @@ class FollowTheLeader:
         return saved >= self._worth
 
     def _will_share(self, request: Request, leader: Request) -> int:
-        """Tokens that `request` will find once `leader` has published its prompt, which it does by whole pages."""
+        """Tokens that `request` will find once `leader` has published its prompt."""
         common = common_bytes(request.prompt_key, leader.prompt_key) // TOKEN_BYTES
-        published = leader.catch_up // self._page_size * self._page_size
-        return min(common, published, request.match_limit)
+        return self._ledger.will_share(min(common, request.match_limit), leader.catch_up)

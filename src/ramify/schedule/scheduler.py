@@ -132,7 +132,7 @@ class Scheduler:
         self.budget = budget
         self.eos_ids = frozenset(eos_ids)
         self.policy = policy or Fcfs()
-        self.gates: list[Gate] = [*([FollowTheLeader(self, ledger.page_size)] if ledger.reuse else []), *gates]
+        self.gates: list[Gate] = [*([FollowTheLeader(self, ledger)] if ledger.reuse else []), *gates]
         self.drafter = drafter or NoDrafter()
         self.guides = guides or NoGuides()
         self.guided_ahead = guided_ahead  # steps that a guided request may have in flight when it is planned
@@ -348,9 +348,11 @@ class Scheduler:
             self._add_chunk(draft, request, left, len(self.running))
 
     def _guess(self, request: Request, left: int) -> tuple[int, ...]:
-        """Drafts for a request whose every token is known; with a step in flight, what would they follow?"""
+        """Drafts for a request whose every token is known; with a step in flight, what would they follow? None where a
+        wrong one could not be taken back.
+        """
         room = request.remaining - 1
-        return self.drafter.propose(request, room) if left == 1 and room > 0 else ()
+        return self.drafter.propose(request, room) if left == 1 and room > 0 and self.ledger.rewinds else ()
 
     def _add_chunk(self, draft: _Draft, request: Request, left: int, behind: int) -> None:
         """The next piece of a prompt: as much as the step and the pages allow."""
@@ -502,7 +504,8 @@ class Scheduler:
         """Start a request, if after its whole prompt `kept` tokens stay free; alone it may always start."""
         ledger = self.ledger
         must_fit = bool(self.running or ledger.in_limbo or self._lingering)
-        lease, copies = ledger.open(ledger.match(request.key(request.match_limit), request.salt))
+        match = ledger.match(request.key(request.match_limit), request.salt)
+        lease, copies = ledger.open(match, len(request.tokens))
         if must_fit and not ledger.has_room(lease, len(request.tokens) + kept):
             ledger.cancel(lease, copies)
             self._expire_lingering(everybody=True)
@@ -530,6 +533,7 @@ class Scheduler:
                 request.hidden_from,
                 request.vectors,
                 request.pooling,
+                lease.read_until,
             )
         )
         self._note_admission(request)

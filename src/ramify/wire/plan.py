@@ -49,6 +49,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     `tokens` are all its tokens so far, of which the first `prompt_len` are prompt; positions below `start` are in the
     pages already. Random numbers of the request are keyed by (`seed`, `choice`, position). Hidden states are told of
     positions from `hidden_from` on; -1: of none. `vectors` are read in place of the prompt's tokens, as in `Submit`.
+    Where layers keep states, `start` may lie before `read_until`: full pages below that are others' and hold what they
+    should, so nothing is written there.
     """
 
     slot: int
@@ -63,6 +65,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     hidden_from: int = -1
     vectors: bytes = b""
     pooling: Pooling | None = None
+    read_until: int = 0
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -2,9 +2,10 @@
 
 It keeps (token, position) in every page slot, poisons pages that are freed, applies copies when they run, and derives
 each output token from what it reads THROUGH the page tables: a page used too early, freed too early or not copied
-gives another token, and is noted in `damage`. With a second group of pages, those are read within their window too,
-and what stands there has to be the same. Steps run late, when their result is waited for, so that whatever the
-scheduler does between launch and result meets them.
+gives another token, and is noted in `damage`. With a second group of pages for windows, those are read within their
+window too, and what stands there has to be the same; with one for states, a step folds its tokens into the state that
+it reads there, and that has to be of all tokens before. Steps run late, when their result is waited for, so that
+whatever the scheduler does between launch and result meets them.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from ramify.cache.ledger import WINDOW
+from ramify.cache.ledger import BESIDE
+from ramify.cache.state import StateShape
 from ramify.cache.window import WindowShape
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Opened, Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 
 POISON = (-1, -1)
+EMPTY = (17, 0)  # the state before the first token, and how many it is of
+
+
+def fold(state: int, token: int) -> int:
+    return (state * 1_000_003 + token + 1) & 0xFFFFFFFF
 
 
 def next_token(tokens: Iterable[int], vocab: int) -> int:
     """The token that follows `tokens`: any fixed function of all of them in order does."""
-    state = 17
+    state, _ = EMPTY
     for token in tokens:
-        state = (state * 1_000_003 + token + 1) & 0xFFFFFFFF
+        state = fold(state, token)
     state ^= state >> 15
     return (state * 0x2C1B3C6D >> 7) % vocab
 
@@ -39,7 +46,7 @@ class _Slot:
     tokens: list[int]
     length: int
     pages: list[int] = field(default_factory=list)
-    window: list[int] = field(default_factory=list)
+    beside: list[int] = field(default_factory=list)
 
 
 class FakePending:
@@ -52,14 +59,18 @@ class FakePending:
 
 
 class FakeExecutor:
-    """`pages` x `page_size` slots of memory, a vocabulary of `vocab` tokens. `window`: there is a second group."""
+    """`pages` x `page_size` slots of memory, a vocabulary of `vocab` tokens. `beside`: there is a second group."""
 
-    def __init__(self, pages: int, page_size: int, vocab: int = 50, window: WindowShape | None = None) -> None:
+    def __init__(
+        self, pages: int, page_size: int, vocab: int = 50, beside: WindowShape | StateShape | None = None
+    ) -> None:
         self.page_size = page_size
         self.vocab = vocab
         self.memory: list[list[tuple[int, int]]] = [[POISON] * page_size for _ in range(pages + 1)]
+        window = beside if isinstance(beside, WindowShape) else None
         self.window = window.window if window else 0
         self.window_memory = [[POISON] * page_size for _ in range(window.pages + 1 if window else 0)]
+        self.states = [EMPTY] + [POISON] * beside.slots if isinstance(beside, StateShape) else []
         self.slots: dict[int, _Slot] = {}
         self.damage: list[str] = []
         self.steps = 0
@@ -77,7 +88,11 @@ class FakeExecutor:
 
     def poison(self, group: int, pages: Iterable[int]) -> None:
         """These pages were given back to the pool."""
-        memory = self.window_memory if group == WINDOW else self.memory
+        if group == BESIDE and self.states:
+            for page in pages:
+                self.states[page] = POISON
+            return
+        memory = self.window_memory if group == BESIDE else self.memory
         for page in pages:
             memory[page] = [POISON] * self.page_size
 
@@ -108,7 +123,7 @@ class FakeExecutor:
             self.slots[new.slot] = _Slot(new, list(new.tokens), new.start)
         for grant in plan.grants:
             granted = self.slots[grant.slot]
-            table = granted.window if grant.group == WINDOW else granted.pages
+            table = granted.beside if grant.group == BESIDE else granted.pages
             table += grant.pages
         for copy in plan.copies:
             self.copy(copy.group, copy.source, copy.target)
@@ -133,7 +148,7 @@ class FakeExecutor:
         return {index: HiddenStates(first, len(pairs), data)} if pairs else {}
 
     def copy(self, group: int, source: int, target: int) -> None:
-        memory = self.window_memory if group == WINDOW else self.memory
+        memory = self.window_memory if group == BESIDE else self.memory
         memory[target] = list(memory[source])
 
     def compute(self, row: Row, allowed: list[int] | None = None) -> list[int]:
@@ -146,6 +161,8 @@ class FakeExecutor:
         for position in range(slot.length, slot.length + row.count):
             self.write(slot, position)
         self.look_back(slot, slot.length, row.count)
+        if self.states:
+            self.advance(slot, slot.length, row.count)
         if not row.sample:
             slot.length += row.count
             return []
@@ -164,15 +181,36 @@ class FakeExecutor:
 
     def write(self, slot: _Slot, position: int) -> None:
         page, offset = divmod(position, self.page_size)
-        self.memory[slot.pages[page]][offset] = (self.input(slot, position), position)
+        written = (self.input(slot, position), position)
+        if position >= slot.opened.read_until:
+            self.memory[slot.pages[page]][offset] = written
+        elif self.memory[slot.pages[page]][offset] != written:
+            self.damage.append(f"position {position} is not what it should be already")
         if self.window:
-            self.window_memory[slot.window[page]][offset] = (self.input(slot, position), position)
+            self.window_memory[slot.beside[page]][offset] = written
+
+    def advance(self, slot: _Slot, first: int, count: int) -> None:
+        """Fold tokens into the state before them, and leave it behind in every slot of the pages they fill."""
+        source = slot.beside[(first - 1) // self.page_size] if first else 0
+        state, known = self.states[source]
+        if known != first or (first and not source):
+            self.damage.append(f"a state of {known} positions is read at {first}")
+        for position in range(first, first + count):
+            state = fold(state, self.input(slot, position))
+            self.states[slot.beside[position // self.page_size]] = (state, position + 1)
+        if self.states[0] != EMPTY:
+            self.damage.append("a state is written to slot 0")
+        wanted, _ = EMPTY
+        for position in range(first + count):
+            wanted = fold(wanted, self.input(slot, position))
+        if state != wanted:
+            self.damage.append(f"the state at {first + count} is not that of the tokens before")
 
     def look_back(self, slot: _Slot, first: int, count: int) -> None:
         """What the window of these positions holds must be what the full pages hold."""
         for position in range(max(first - self.window + 1, 0), first + count) if self.window else ():
             page, offset = divmod(position, self.page_size)
-            found = self.window_memory[slot.window[page]][offset]
+            found = self.window_memory[slot.beside[page]][offset]
             if found != self.memory[slot.pages[page]][offset] or found[1] != position:
                 self.damage.append(f"position {position} of a window holds {found}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,7 +20,7 @@ MOST_ROWS = 64  # of a recorded step: with more the kernels take so long that wh
 
 class Model(Protocol):
     """What the worker asks of a model: see `models.llama.Llama`. `__call__` may look at the shapes in a batch, and not
-    at the numbers, in Python. Most ways to look are noticed when a step is recorded; `tolist` and `numpy` are not.
+    at the numbers, in Python. Ways to look are noticed when a step is recorded, and then nothing is.
     """
 
     def __call__(self, batch: Batch, /) -> Tensor: ...
@@ -60,15 +61,32 @@ class Forward:
             places=tuple(
                 Place(place.write_at_T.clone(), meta) for place, meta in zip(batch.places, metas, strict=True)
             ),
+            spans=None if batch.spans is None else batch.spans.clone(),
         )
+        restore = _nothing if self._recorded else _restoring(batch)  # where one step could be, so can the others
         try:
             result, recording = recorder.record(lambda: self._model(own))
         except CannotRecordError as e:
             log.info("steps of this model are not recorded, which costs time between kernels: it uses %s", e)
             self._recorder = None
+            if self._recorded and batch.spans is not None:
+                raise  # states have gone on: the step is taken apart, and its requests begin again where they are right
+            restore()
             return self._model(batch)
         self._recorded[len(batch.counts)] = _Step(own, recording)
         return result
+
+
+def _restoring(batch: Batch) -> Callable[[], None]:
+    """Puts back the states of a step that was computed in part; they may be large."""
+    spans, states = batch.spans, batch.pool.states
+    if spans is None or states is None:
+        return _nothing
+    saved = states.save(spans.to_S)
+    return lambda: states.restore(spans.to_S, saved)
+
+
+def _nothing() -> None: ...
 
 
 @dataclass(frozen=True)
@@ -85,3 +103,5 @@ class _Step:
         for place, new in zip(own.places, batch.places, strict=True):
             place.write_at_T.copy_(new.write_at_T)
             attention.refresh(place.attention, new.attention)
+        if own.spans is not None and batch.spans is not None:
+            own.spans.copy_(batch.spans)

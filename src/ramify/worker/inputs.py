@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ramify.layers.batch import Batch, Place, Vectors
 from ramify.memory.kv import KVCache
 from ramify.ops.attention import AttentionBackend, Paged
+from ramify.ops.states import Spans
 from ramify.wire.plan import Row
 from ramify.worker.slots import Slots
 
@@ -23,8 +25,10 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: Attentio
     counts, lengths = counts_N.tolist(), (lengths_N + counts_N).tolist()
     starts = (ends_N - counts_N).tolist()
     size, places = slots.page_size, []
-    for table in slots.tables:
+    for table, kept in zip(slots.tables, pool.pools, strict=False):
         pages_T = table[slot_T, positions_T // size].long()
+        if pool.states is not None:
+            pages_T.masked_fill_(positions_T < slots.read_until[slot_T], kept.nowhere)  # these are right as they are
         paged = Paged(starts, counts, lengths, table[slots_N, : -(-max(lengths) // size)])
         places.append(Place(pages_T * size + positions_T % size, attention.prepare(paged)))
     return Batch(
@@ -36,7 +40,31 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: Attentio
         places=tuple(places),
         pool=pool,
         vectors=_vectors(rows, slots, starts, lengths) if slots.vectors else None,
+        spans=_spans(slots.tables[-1], size, slots_N, lengths_N, counts_N, ends_N) if pool.states is not None else None,
     )
+
+
+def _spans(table: Tensor, size: int, slots_N: Tensor, lengths_N: Tensor, counts_N: Tensor, ends_N: Tensor) -> Spans:
+    """Where states are read and left: `table` names the slot of each page, and a state stays where the next page has
+    another slot, and at the end.
+    """
+    starts_N, last_N = ends_N - counts_N, lengths_N + counts_N - 1
+    from_N = table[slots_N, (lengths_N - 1).clamp(min=0) // size].long().masked_fill(lengths_N == 0, 0)
+    if int(counts_N.max()) == 1:
+        return Spans(starts_N, from_N, torch.arange(len(slots_N) + 1), ends_N, table[slots_N, last_N // size].long())
+    ends: list[int] = []
+    to: list[int] = []
+    offsets = [0]
+    rows = zip(slots_N.tolist(), lengths_N.tolist(), last_N.tolist(), starts_N.tolist(), strict=True)
+    for slot, first, last, start in rows:
+        pages = table[slot, first // size : last // size + 1].tolist()
+        for number, page in enumerate(pages, first // size + 1):
+            end = min(number * size, last + 1)
+            if end == last + 1 or page != pages[number - first // size]:
+                ends.append(start + end - first)
+                to.append(page)
+        offsets.append(len(ends))
+    return Spans(starts_N, from_N, torch.tensor(offsets), torch.tensor(ends), torch.tensor(to))
 
 
 def _vectors(rows: list[Row], slots: Slots, starts: list[int], lengths: list[int]) -> Vectors | None:

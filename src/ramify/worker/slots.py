@@ -46,6 +46,7 @@ class Slots:
         width = -(-context // page_size) + AHEAD // page_size  # a lease may have pages it will never need
         self.tables = tuple(torch.zeros((count, width), dtype=torch.int32, device=device) for _ in range(groups))
         self.lengths = torch.zeros((count,), dtype=torch.int64, device=device)
+        self.read_until = torch.zeros((count,), dtype=torch.int64, device=device)  # full pages below are others'
         self.sampling = SamplingState(count, device, eos_ids)
         self.held: dict[int, Held] = {}
         self.telling: set[int] = set()  # slots whose hidden states are asked for
@@ -61,6 +62,7 @@ class Slots:
             self.vectors[new.slot] = torch.from_numpy(matrix).to(self.tokens.device)
         self.tokens[new.slot, : len(new.tokens)] = torch.tensor(new.tokens, dtype=torch.int64)
         self.lengths[new.slot] = new.start
+        self.read_until[new.slot] = new.read_until
         self.sampling.open(new.slot, new.params, new.seed, new.choice, new.prompt_len)
 
     def close(self, slot: int) -> None:

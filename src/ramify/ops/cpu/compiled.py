@@ -10,6 +10,7 @@ from torch import Tensor
 from ramify.config.stored import GROUP
 from ramify.ops.cpu.encoding import ANGLES, CompiledEncoding, is_bf16
 from ramify.ops.cpu.record import Functions
+from ramify.ops.cpu.state import CompiledStates
 from ramify.ops.kernels import Kernels, Packing
 
 PANEL = 16  # outputs that are packed side by side
@@ -285,7 +286,7 @@ class Compiled:
 
 
 def compiled_kernels(library: Functions) -> Kernels:
-    made, encoding = Compiled(library), CompiledEncoding(library)
+    made, encoding, states = Compiled(library), CompiledEncoding(library), CompiledStates(library)
     return Kernels(
         rms_norm=made.rms_norm,
         add_rms_norm=made.add_rms_norm,
@@ -301,6 +302,9 @@ def compiled_kernels(library: Functions) -> Kernels:
         rotate_qk=encoding.rotate_qk,
         attend_texts=encoding.attend_texts,
         angles=ANGLES,
+        conv=states.conv,
+        ssd=states.ssd,
+        delta=states.delta,
         packing=Packing(made.pack, made.linear, made.embed, made.pack_groups, made.grouped_linear),
         w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8),
         int4=Packing(made.pack_int4, made.linear_int4),

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ramify.ops.cpu.library import FLOAT, SIGNATURES
@@ -27,6 +28,7 @@ ALIGNMENT = 64
 SLAB = 4 << 20  # bytes
 EMPTY = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default)
 MADE_OF_NUMBERS = (torch.ops.aten.lift_fresh.default,)  # a tensor of what Python knew at the time
+READS_NUMBERS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
 DEPENDS_ON_NUMBERS = (
     torch.Tag.data_dependent_output,
     torch.Tag.dynamic_output_shape,
@@ -111,7 +113,7 @@ class CpuRecorder:
         notes = _Notes(self._functions, self._arena)
         self._functions.watch(notes.call)
         try:
-            with notes:
+            with notes, _NoLooking():
                 result = compute()
         finally:
             self._functions.watch(None)
@@ -159,7 +161,8 @@ class _Notes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in MADE_OF_NUMBERS or any(tag in func.tags for tag in DEPENDS_ON_NUMBERS):
+        looks = func in MADE_OF_NUMBERS or any(tag in func.tags for tag in DEPENDS_ON_NUMBERS)
+        if looks and not _drops_nothing(func, args):
             raise CannotRecordError(str(func))
         out = func(*args, **kwargs)
         if func in EMPTY and out.is_contiguous():
@@ -176,6 +179,20 @@ class _Notes(TorchDispatchMode):
         if self._calls:
             self._parts.append(_replay(self._functions.library, b"".join(self._calls), len(self._calls)))
             self._calls = []
+
+
+def _drops_nothing(func: Any, args: tuple[Any, ...]) -> bool:
+    """Dropout outside of training, which gives what it is given."""
+    return func is torch.ops.aten.dropout.default and not args[2]
+
+
+class _NoLooking(TorchFunctionMode):
+    """Notices what `_Notes` cannot: numbers that are read from memory by Python."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READS_NUMBERS:
+            raise CannotRecordError(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def _listed(out: Any) -> list[Any]:

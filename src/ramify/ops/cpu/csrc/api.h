@@ -65,6 +65,37 @@ struct Texts {
     int64_t texts, heads, size, window;  // a window of 0 is none
 };
 
+// Where rows of a step read and leave states, as `ops/states.py` says. Slot 0 is zeros.
+struct Spans {
+    const int64_t *starts, *from, *offsets, *ends, *to;
+    int64_t rows;
+};
+
+constexpr int64_t MOST_WIDTH = 16, CONV_CHANNELS = 256;
+
+struct Conv {
+    const void* x;        // [tokens, channels], rows `x_stride` apart
+    const float* weight;  // [width, channels]
+    const float* bias;    // [channels] or null
+    void* y;              // [tokens, channels]
+    void* pool;           // [slots, width - 1, channels]
+    Spans spans;
+    int64_t x_stride, channels, width;
+};
+
+// The selective scan and the delta rule.
+struct States {
+    const void* x;     // [tokens, channels]: values, keys to write, keys to read; or keys to read, to write, values
+    const void* step;  // [tokens, heads], rows `step_stride` apart
+    const void* rate;  // likewise; delta rule only
+    const float *decay, *bias, *skip;  // [heads]; `skip` is the scan's
+    float* y;          // [tokens, heads, value]
+    float* pool;       // [slots, heads, value, key]; of the delta rule [slots, heads, key, value]
+    Spans spans;
+    float low, high;   // limits of a step of the scan
+    int64_t step_stride, rate_stride, heads, groups, value, key;
+};
+
 struct Sampling {
     const float* logits;  // [rows, vocab]
     const float* temperature;
@@ -124,6 +155,12 @@ struct Others {
                            int64_t size);
     void (*texts_f32)(const Texts&);
     void (*texts_bf16)(const Texts&);
+    void (*conv_f32)(const Conv&);
+    void (*conv_bf16)(const Conv&);
+    void (*ssd_f32)(const States&);
+    void (*ssd_bf16)(const States&);
+    void (*delta_f32)(const States&);
+    void (*delta_bf16)(const States&);
 };
 
 }  // namespace ramify

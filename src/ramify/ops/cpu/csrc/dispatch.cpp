@@ -260,6 +260,33 @@ void ramify_texts(int bf16, const void* qkv, void* out, const int32_t* starts, c
     bf16 ? chosen->others->texts_bf16(a) : chosen->others->texts_f32(a);
 }
 
+void ramify_conv(int bf16, const void* x, const float* weight, const float* bias, void* y, void* pool,
+                 const int64_t* starts, const int64_t* from, const int64_t* offsets, const int64_t* ends,
+                 const int64_t* to, int64_t rows, int64_t x_stride, int64_t channels, int64_t width) {
+    const Conv a = {x, weight, bias, y, pool, {starts, from, offsets, ends, to, rows}, x_stride, channels, width};
+    bf16 ? chosen->others->conv_bf16(a) : chosen->others->conv_f32(a);
+}
+
+void ramify_ssd(int bf16, const void* x, const void* step, const float* decay, const float* bias, const float* skip,
+                float* y, float* pool, const int64_t* starts, const int64_t* from, const int64_t* offsets,
+                const int64_t* ends, const int64_t* to, int64_t rows, float low, float high, int64_t step_stride,
+                int64_t heads, int64_t groups, int64_t value, int64_t key) {
+    const Spans spans = {starts, from, offsets, ends, to, rows};
+    const States a = {x, step, nullptr, decay, bias, skip, y, pool, spans, low, high, step_stride, 0, heads, groups, value,
+                      key};
+    bf16 ? chosen->others->ssd_bf16(a) : chosen->others->ssd_f32(a);
+}
+
+void ramify_delta(int bf16, const void* x, const void* step, const void* rate, const float* decay, const float* bias,
+                  float* y, float* pool, const int64_t* starts, const int64_t* from, const int64_t* offsets,
+                  const int64_t* ends, const int64_t* to, int64_t rows, int64_t step_stride, int64_t rate_stride,
+                  int64_t heads, int64_t groups, int64_t value, int64_t key) {
+    const Spans spans = {starts, from, offsets, ends, to, rows};
+    const States a = {x, step, rate, decay, bias, nullptr, y, pool, spans, 0, 0, step_stride, rate_stride, heads, groups,
+                      value, key};
+    bf16 ? chosen->others->delta_bf16(a) : chosen->others->delta_f32(a);
+}
+
 }  // extern "C"
 
 namespace {
@@ -270,6 +297,7 @@ const Replayable replayable[] = {
     REPLAYABLE(ramify_linear),    REPLAYABLE(ramify_embed),     REPLAYABLE(ramify_norm),
     REPLAYABLE(ramify_activation), REPLAYABLE(ramify_qkv_rope), REPLAYABLE(ramify_attention),
     REPLAYABLE(ramify_layer_norm), REPLAYABLE(ramify_grouped),  REPLAYABLE(ramify_combine),
+    REPLAYABLE(ramify_conv),      REPLAYABLE(ramify_ssd),       REPLAYABLE(ramify_delta),
     REPLAYABLE(ramify_linear_int8), REPLAYABLE(ramify_embed_int8), REPLAYABLE(ramify_linear_int4),
 #undef REPLAYABLE
 };

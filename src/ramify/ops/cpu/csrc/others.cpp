@@ -1,5 +1,6 @@
 // All kernels but those over packed weights, compiled once for each instruction set: RAMIFY_ISA is its name.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "api.h"
@@ -16,6 +17,7 @@ namespace {
 #include "attention.inc"
 #include "sample.inc"
 #include "encode.inc"
+#include "state.inc"
 }  // namespace
 
 extern const Others others;
@@ -38,6 +40,12 @@ const Others others = {
     rotate_qk<uint16_t>,
     attend_texts<float>,
     attend_texts<uint16_t>,
+    conv<float>,
+    conv<uint16_t>,
+    ssd<float>,
+    ssd<uint16_t>,
+    delta<float>,
+    delta<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA
