@@ -55,6 +55,15 @@ GRANITE = {
 GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512, "tie_word_embeddings": True}
 SLIDING, FULL = "sliding_attention", "full_attention"
 MOE = {"moe_intermediate_size": 48, "num_experts_per_tok": 2}
+LLAMA4 = {
+    "head_dim": 16,
+    "intermediate_size": 48,
+    "intermediate_size_mlp": 96,
+    "num_local_experts": 8,
+    "attention_chunk_size": 24,
+    "floor_scale": 16,
+    "attn_scale": 0.5,
+}
 MLA = {
     "kv_lora_rank": 32,
     "qk_nope_head_dim": 16,
@@ -158,6 +167,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-moe": ("qwen2_moe", {**MOE, "num_experts": 6, "shared_expert_intermediate_size": 80}),
     "qwen3-moe": ("qwen3_moe", {**MOE, "num_local_experts": 8, "norm_topk_prob": True, "mlp_only_layers": [1]}),
     "gpt-oss": ("gpt_oss", {"num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": 24, "head_dim": 16}),
+    "llama4": ("llama4_text", {**LLAMA4, "num_hidden_layers": 4}),
+    "llama4-dense": (
+        "llama4_text",
+        {
+            **LLAMA4,
+            "num_hidden_layers": 5,
+            "interleave_moe_layer_step": 2,
+            "no_rope_layers": [1, 0, 1, 0, 1],
+            "num_experts_per_tok": 2,
+            "use_qk_norm": False,
+            "attention_bias": True,
+            "rope_parameters": LLAMA3_ROPE,
+        },
+    ),
     "granite-moe": ("granitemoe", {**GRANITE, "num_local_experts": 8}),
     "glm4.5": ("glm4_moe", {**MOE, "n_routed_experts": 8, "use_qk_norm": True, "attention_bias": True}),
     "deepseek-v2": (

@@ -427,8 +427,12 @@ RULES = {
     "window": Rule(0.2, window=37),
     "narrow": Rule(0.2, window=1),
     "wide": Rule(0.2, window=700),
+    "chunk": Rule(0.2, chunk=37),
+    "alone": Rule(0.2, chunk=1),
+    "wide chunk": Rule(0.2, chunk=700),
     "capped": Rule(0.2, softcap=2.0),
     "sinks": Rule(0.2, sinks_H=torch.tensor([-1.0, 0.5, 3.0, 20.0])),
+    "both": Rule(0.2, window=20, chunk=70),
     "all": Rule(0.2, window=70, softcap=5.0, sinks_H=torch.tensor([-1.0, 0.5, 3.0, 20.0])),
 }
 rules = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -533,6 +533,67 @@ def test_experts_and_latents() -> None:
         parse_config({**raw, "num_experts_per_tok": 65})
 
 
+LLAMA4 = {
+    "architectures": ["Llama4ForCausalLM"],
+    "hidden_size": 512,
+    "vocab_size": 1000,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "no_rope_layers": [],
+}
+
+
+def test_llama_4() -> None:
+    """What rotates sees chunks; every second layer may have experts; the sizes have names of their own."""
+    config = parse_config(LLAMA4)
+    assert [config.chunk_of(layer) for layer in range(4)] == [8192, 8192, 8192, None]
+    assert (config.mlp, config.head_dim, config.numbers["attn_temperature_tuning"]) == (16384, 128, True)
+    assert config.experts is not None
+    assert (config.experts.count, config.experts.chosen, config.experts.mlp, config.experts.shared) == (
+        16,
+        1,
+        8192,
+        8192,
+    )
+    assert parse_config({**LLAMA4, "max_position_embeddings": 8192}).chunk_of(0) is None
+
+    def sparse(**more: object) -> tuple[bool, ...]:
+        experts = parse_config({**LLAMA4, **more}).experts
+        assert experts is not None
+        return experts.sparse
+
+    assert sparse() == (True,) * 8
+    assert sparse(interleave_moe_layer_step=2) == (False, True) * 4
+    assert sparse(interleave_moe_layer_step=2, moe_layers=[0, 5]) == (True, *(False,) * 4, True, False, False)
+    kinds = ["full_attention"] * 7 + ["chunked_attention"]
+    assert parse_config({**LLAMA4, "layer_types": kinds}).chunked == (False,) * 7 + (True,)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"attention_chunk_size": None}, "attention_chunk_size"),
+        ({"attention_chunk_size": 0}, "attention_chunk_size"),
+        ({"layer_types": ["sliding_attention"] * 8}, "sliding_attention"),
+        ({"sliding_window": 100}, "sliding_window"),
+        ({"no_rope_layers": [1]}, "no_rope_layers"),
+        ({"floor_scale": 0.5}, "floor_scale"),
+        ({"attn_temperature_tuning": "yes"}, "attn_temperature_tuning"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "use_qk_norm"),
+    ],
+)
+def test_llama_4_that_is_not_known(change: dict, says: str) -> None:
+    from ramify.models.registry import family_of
+
+    def laid_out(raw: dict) -> None:
+        family_of(config := parse_config(raw)).layout(config)
+
+    laid_out(LLAMA4)
+    with pytest.raises(StartupError, match=says):
+        laid_out({**LLAMA4, **change})
+
+
 def test_yarn_reaches_beyond_what_was_trained() -> None:
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     config = parse_config({**CONFIG, "max_position_embeddings": 32768, "rope_scaling": yarn})
@@ -559,7 +620,9 @@ def test_eos_ids_of_both_files() -> None:
         ({"rope_scaling": {"rope_type": "yarn", "factor": -1}}, r"rope_scaling\.factor"),
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1]}}, r"rope_scaling\.long_factor"),
         ({"rope_parameters": {"full_attention": 5}}, r"rope_parameters\.full_attention"),
-        ({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}}, "mrope_section"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24]}}, r"rope_scaling\.mrope_section"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, -8]}}, r"rope_scaling\.mrope_section"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 2.5]}}, r"rope_scaling\.mrope_section"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
         ({"rope_scaling": {"type": ["linear"]}}, "rope_scaling"),
         ({"rope_scaling": {"factor": 2}}, "no rope_type"),

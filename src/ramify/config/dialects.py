@@ -59,7 +59,7 @@ class Dialect:
     family's own. `reads` are keys of `ARITHMETIC` that the family's code looks at, with what counts where they are
     missing. `windows`: its attention may be limited to a window. `recurrent`: some layers keep a state, see
     `config.model.Recurrent`. `pattern` is the distance of layers with full attention among layers with a window or a
-    state, 0 where all layers are alike.
+    state, 0 where all layers are alike. `chunks`: its layers that rotate see chunks of the text.
     """
 
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +68,7 @@ class Dialect:
     windows: bool = False
     pattern: int = 0
     recurrent: str = ""
+    chunks: bool = False
 
 
 PLAIN = Dialect()
@@ -211,6 +212,37 @@ GLM4_MOE = Dialect(
         "n_group": 1,
         "topk_group": 1,
     },
+)
+LLAMA4 = Dialect(
+    {
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072,
+        "rope_theta": 5e5,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "intermediate_size_mlp": 16384,
+        "interleave_moe_layer_step": 1,
+        "num_local_experts": 16,
+        "num_experts_per_tok": 1,
+        "n_shared_experts": 1,
+        "attention_chunk_size": 8192,
+        "attn_temperature_tuning": True,
+    },
+    names={
+        "moe_intermediate_size": "intermediate_size",
+        "intermediate_size": "intermediate_size_mlp",
+        "decoder_sparse_step": "interleave_moe_layer_step",
+    },
+    reads={
+        "num_local_experts": None,
+        "no_rope_layers": None,
+        "use_qk_norm": True,
+        "attention_chunk_size": None,
+        "attn_temperature_tuning": None,  # a number in early files
+        "floor_scale": 8192,
+        "attn_scale": 0.1,
+    },
+    chunks=True,
 )
 GRANITE_MOE = Dialect({"num_experts_per_tok": 2}, reads={**GRANITE_READS, "num_local_experts": 8})
 DEEPSEEK_V2 = Dialect(
@@ -362,6 +394,7 @@ DIALECTS: Registry[Dialect] = Registry(
         "GptOssForCausalLM": f"{_HERE}GPT_OSS",
         "Glm4MoeForCausalLM": f"{_HERE}GLM4_MOE",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
+        "Llama4ForCausalLM": f"{_HERE}LLAMA4",
         "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
         "BambaForCausalLM": f"{_HERE}BAMBA",
         "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",

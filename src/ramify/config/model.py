@@ -18,7 +18,7 @@ from ramify.config.generic import Generic
 from ramify.config.gguf import is_gguf
 from ramify.config.gguf_model import gguf_config
 from ramify.config.head import Encoder, Head
-from ramify.config.rope import FULL, SLIDING, Rope, read_ropes
+from ramify.config.rope import CHUNKED, FULL, SLIDING, Rope, read_ropes, rotating
 from ramify.core.errors import StartupError
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -100,9 +100,10 @@ class ModelConfig:
     """The shape of a decoder, or of an encoder. Sizes in elements, `context` in tokens. With a `head` the model gives
     vectors or scores and no tokens.
 
-    Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. `numbers` holds
-    what else the family reads (see `config.dialects`). With `generic` transformers' code computes the model, and what
-    only families read says nothing.
+    Layers that `windowed` names see `window` positions, themselves included, and turn by `local_rope`. Those that
+    `chunked` names see what is in their own of the chunks of `chunk` positions. `numbers` holds what else the family
+    reads (see `config.dialects`). With `generic` transformers' code computes the model, and what only families read
+    says nothing.
     """
 
     architecture: str
@@ -133,10 +134,16 @@ class ModelConfig:
     latent: Latent | None = None
     recurrent: Recurrent | None = None
     generic: Generic | None = None
+    chunk: int | None = None
+    chunked: tuple[bool, ...] = ()
 
     def window_of(self, layer: int) -> int | None:
         """How far back a layer sees; None: to the beginning."""
         return self.window if self.windowed[layer] else None
+
+    def chunk_of(self, layer: int) -> int | None:
+        """The size of the chunks that a layer sees; None: no chunks."""
+        return self.chunk if self.chunk is not None and self.chunked[layer] else None
 
     def rope_of(self, layer: int) -> Rope:
         return self.local_rope if self.windowed[layer] else self.rope
@@ -249,6 +256,7 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
     rope, local = read_ropes(raw, context)
     latent = _latent(raw, dialect)
     window, windowed = _windows(raw, dialect, layers, context)
+    chunk, chunked = _chunks(raw, dialect, layers, context)
     experts, recurrent = _experts(raw, layers), _recurrent(raw, dialect, layers)
     bare = recurrent is not None and all(recurrent.layers) and "intermediate_size" not in raw
     return ModelConfig(
@@ -277,6 +285,8 @@ def parse_config(raw: dict[str, Any], generation: dict[str, Any] | None = None) 
         experts=experts,
         latent=latent,
         recurrent=recurrent,
+        chunk=chunk,
+        chunked=chunked,
     )
 
 
@@ -342,7 +352,8 @@ def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -
     if dialect.recurrent and raw.get("sliding_window") is None:
         return None, (False,) * layers
     if raw.get("sliding_window") is None or raw.get("use_sliding_window") is False:
-        _no_windows(raw, layers)
+        if not dialect.chunks:
+            _no_windows(raw, layers)
         return None, (False,) * layers
     window = positive(raw, "sliding_window")
     if not dialect.windows:
@@ -352,6 +363,21 @@ def _windows(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -
         )
     windowed = _layer_types(raw, layers) or _layer_pattern(raw, dialect, layers)
     return (window, windowed) if window < context and any(windowed) else (None, (False,) * layers)
+
+
+def _chunks(raw: dict[str, Any], dialect: Dialect, layers: int, context: int) -> tuple[int | None, tuple[bool, ...]]:
+    """The size of chunks in tokens and the layers that have them: those that rotate. One that holds the whole context
+    is none.
+    """
+    if not dialect.chunks:
+        return None, ()
+    types = sequence(raw, "layer_types", layers, (str,))
+    types = types or [CHUNKED if turns else FULL for turns in rotating(raw, layers)]
+    for kind in types:
+        if kind not in (FULL, CHUNKED):
+            raise StartupError(f"config.json: layer_types has {kind!r}", f"Supported: {FULL}, {CHUNKED}.")
+    chunk, chunked = positive(raw, "attention_chunk_size"), tuple(kind == CHUNKED for kind in types)
+    return (chunk, chunked) if chunk < context and any(chunked) else (None, ())
 
 
 def _no_windows(raw: dict[str, Any], layers: int) -> None:
@@ -444,6 +470,9 @@ def _sparse(raw: dict[str, Any], layers: int) -> tuple[bool, ...]:
     types = sequence(raw, "mlp_layer_types", layers, (str,))
     if types is not None:
         return tuple(kind == "sparse" for kind in types)
+    listed = raw.get("moe_layers")  # Llama 4
+    if isinstance(listed, list):
+        return tuple(layer in listed for layer in range(layers))
     dense, step = raw.get("mlp_only_layers") or (), positive(raw, "decoder_sparse_step", 1)
     first = positive(raw, "first_k_dense_replace") if raw.get("first_k_dense_replace") else 0
     return tuple(layer >= first and layer not in dense and (layer + 1) % step == 0 for layer in range(layers))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ramify.config.fields import Raw, above_zero, flag, is_number
+from ramify.config.fields import Raw, above_zero, flag, is_number, positive, sequence
 from ramify.core.errors import StartupError
 
 ROPE_NUMBERS = {  # by type, what has to be there
@@ -24,8 +24,9 @@ ROPE_OPTIONAL = {
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
     "longrope": ("attention_factor",),
 }
-OTHER_NAMES = {"su": "longrope"}  # as the first Phi-3 called it
-FULL, SLIDING = "full_attention", "sliding_attention"
+OTHER_NAMES = {"su": "longrope", "mrope": "default"}  # of the first Phi-3; of Qwen2-VL, which has sections beside it
+AXES = 3  # of a position in a video
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Rope:
     """Rotary embedding. `kind` is transformers' `rope_type`; `scaling` holds its numbers: `ROPE_NUMBERS`, and what
     there is of `ROPE_OPTIONAL`. `share` is the part of a head that is rotated. `short` and `long` divide frequencies
     (longrope): one for each pair.
+
+    With `sections` a position is three, of time, height and width, and the pairs are divided among them: so many each,
+    one run after another or, `alternating`, in turns until one has its share (Qwen2-VL, Qwen3-VL). Text has all three
+    alike, and turns as if there were no sections.
     """
 
     theta: float = 10_000.0
@@ -42,6 +47,8 @@ class Rope:
     truncate: bool = True
     short: tuple[float, ...] = ()
     long: tuple[float, ...] = ()
+    sections: tuple[int, ...] = ()
+    alternating: bool = False
 
     def rotated(self, head_dim: int) -> int:
         """How many elements of a head are rotated."""
@@ -100,7 +107,19 @@ def _rope(raw: Raw, scaling: Raw, where: str, context: int) -> Rope:
         truncate=flag(known, "truncate", True),
         short=_factors(known, "short_factor", where) if kind == "longrope" else (),
         long=_factors(known, "long_factor", where) if kind == "longrope" else (),
+        sections=_sections(known, where),
+        alternating=flag(known, "mrope_interleaved"),
     )
+
+
+def _sections(scaling: Raw, where: str) -> tuple[int, ...]:
+    value: Any = scaling.get("mrope_section")
+    if value is None:
+        return ()
+    whole = isinstance(value, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    if not whole or len(value) != AXES or min(value) < 0:
+        raise StartupError(f"config.json: {where}.mrope_section should be {AXES} numbers of pairs and is {value!r}")
+    return tuple(value)
 
 
 def _kind(scaling: Raw, where: str) -> str:
@@ -116,8 +135,6 @@ def _kind(scaling: Raw, where: str) -> str:
             f"Supported are {', '.join(ROPE_NUMBERS)}. Where the model works unscaled up to its original context, "
             f"take {where} out of config.json and set --context-length to that.",
         )
-    if scaling.get("mrope_section") is not None:
-        raise StartupError(f"config.json: {where}.mrope_section is not supported", "It is for images and video.")
     return kind
 
 
@@ -133,3 +150,12 @@ def _factors(scaling: Raw, key: str, where: str) -> tuple[float, ...]:
     if not isinstance(value, list) or not value or not all(is_number(each) and each > 0 for each in value):
         raise StartupError(f"config.json: {where}.{key} should be a list of numbers above 0")
     return tuple(float(each) for each in value)
+
+
+def rotating(raw: Raw, layers: int) -> list[bool]:
+    """Which layers turn queries and keys, of families where some do not. `no_rope_layers` has a 1 where one does; an
+    empty list is none. By default every fourth does not.
+    """
+    given = sequence(raw, "no_rope_layers", layers, (int,)) if raw.get("no_rope_layers") else None
+    every = positive(raw, "no_rope_layer_interval", 4)
+    return [bool(each) for each in given or [(layer + 1) % every for layer in range(layers)]]

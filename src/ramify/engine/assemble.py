@@ -32,7 +32,7 @@ from ramify.schedule.budget import StepBudget
 from ramify.schedule.policy import make_policy
 from ramify.schedule.scheduler import Observers, Scheduler
 from ramify.weights.ahead import fetch
-from ramify.weights.checkpoint import list_tensors
+from ramify.weights.checkpoint import files_of
 from ramify.wire.channel import EngineEnd
 from ramify.worker.null import NullExecutor
 
@@ -122,7 +122,7 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     if resolved.settings.model.load_format == "none":
         return NullExecutor(resolved.model.vocab)
     if resolved.settings.model.load_format != "dummy":
-        fetch({info.file for info in list_tensors(resolved.folder).values()})
+        fetch(files_of(resolved.folder))
     from ramify.ops.platform import make_platform
     from ramify.worker.executor import ThreadExecutor
 

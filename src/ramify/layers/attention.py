@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from ramify.layers.batch import Batch
 from ramify.layers.build import Build
 from ramify.layers.linear import WHOLE, Linear
 from ramify.layers.loadable import Loadable
-from ramify.layers.norm import RMSNorm
+from ramify.layers.norm import RMSNorm, UnweightedNorm
 from ramify.layers.rope import Angles
 from ramify.ops.attention import Rule
 
@@ -20,7 +22,8 @@ class Attention(nn.Module):
 
     `qk_norm` normalises queries and keys per head before they are rotated (Qwen3), with `norm_offset` added to the
     weights. Scores are multiplied by `scale`, 1 / sqrt(head size) where none is given; `softcap` and `sinks` are those
-    of `ops.attention.Rule`. `interleaved` pairs are (2i, 2i + 1). The window is that of the layer in the configuration.
+    of `ops.attention.Rule`. `interleaved` pairs are (2i, 2i + 1). The window or chunk is that of the layer in the
+    configuration.
     """
 
     def __init__(
@@ -42,12 +45,20 @@ class Attention(nn.Module):
         self._kernels, self._backend = build.kernels, build.attention
         self._layer, self._heads, self._eps = layer, config.heads, config.norm_eps
         self._interleaved, self._offset = interleaved, norm_offset
-        self._rule = Rule(config.head_dim**-0.5 if scale is None else scale, config.window_of(layer), softcap)
+        self._rule = Rule(
+            config.head_dim**-0.5 if scale is None else scale,
+            config.window_of(layer),
+            softcap,
+            chunk=config.chunk_of(layer),
+        )
         q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.qkv = Linear(build, config.hidden, {"q": q, "k": kv, "v": kv}, bias=qkv_bias)
         self.out = Linear(build, q, config.hidden, bias=out_bias)
-        self.q_norm = RMSNorm(build, config.head_dim, config.norm_eps) if qk_norm else None
-        self.k_norm = RMSNorm(build, config.head_dim, config.norm_eps) if qk_norm else None
+        self.q_norm: RMSNorm | UnweightedNorm | None = None
+        self.k_norm: RMSNorm | UnweightedNorm | None = None
+        if qk_norm:
+            self.q_norm = RMSNorm(build, config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(build, config.head_dim, config.norm_eps)
         self.sinks = Sinks(build, config.heads) if sinks else None
 
     def forward(self, x_TD: Tensor, angles: Angles, batch: Batch) -> Tensor:
@@ -70,17 +81,22 @@ class Attention(nn.Module):
             self._interleaved,
             self._offset,
         )
+        q_THC = self.queries(q_THC, batch)
         return self._backend.forward(q_THC, k_pool, v_pool, place.attention, self.rule).flatten(1)
 
     def project(self, x_TD: Tensor) -> Tensor:
         """Queries, keys and values, one after another."""
         return self.qkv(x_TD)
 
+    def queries(self, q_THC: Tensor, batch: Batch) -> Tensor:
+        """What attends, of rotated queries."""
+        return q_THC
+
     @property
     def rule(self) -> Rule:
         if self.sinks is None:
             return self._rule
-        return Rule(self._rule.scale, self._rule.window, self._rule.softcap, self.sinks.weight)
+        return replace(self._rule, sinks_H=self.sinks.weight)
 
 
 class Sinks(Loadable):

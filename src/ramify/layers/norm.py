@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ramify.layers.build import Build
 from ramify.layers.linear import WHOLE
@@ -27,6 +28,14 @@ class RMSNorm(Loadable):
         if residual_TD is None:
             return self(x_TD), x_TD
         return self._kernels.add_rms_norm(x_TD, residual_TD, self.weight, self.eps, self.offset)
+
+
+class UnweightedNorm(nn.Module):
+    """What divides by the root mean square and has no weights of its own, as `weight` for kernels: ones."""
+
+    def __init__(self, build: Build, size: int) -> None:
+        super().__init__()
+        self.weight = torch.ones(size, dtype=build.dtype, device=build.device)
 
 
 class LayerNorm(Loadable):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ramify.config.rope import Rope
+from ramify.config.rope import AXES, Rope
 from ramify.layers.build import Build
 
 
@@ -25,18 +25,23 @@ class RotaryEmbedding(nn.Module):
 
     Some ways to stretch depend on how long a text may get. That is the context that is served, not the length of a
     request at the moment: what is cached of a prefix must stay right while the text grows.
+
+    Positions are [T], or [3, T] where the rotation has sections: of time, height and width.
     """
 
     frequencies_R: Tensor
+    axes_R: Tensor
 
     def __init__(self, build: Build, size: int, rope: Rope) -> None:
         super().__init__()
         self._dtype, self._given = build.dtype, build.kernels.angles or build.dtype
         frequencies_R, self._scale = scaled(_frequencies(rope.rotated(size), rope.theta), rope, build.context)
         self.register_buffer("frequencies_R", frequencies_R.to(build.device), persistent=False)
+        self.register_buffer("axes_R", _axes(rope, len(frequencies_R)).to(build.device), persistent=False)
 
-    def forward(self, positions_T: Tensor) -> Angles:
-        angles_TR = positions_T[:, None].float() * self.frequencies_R
+    def forward(self, positions: Tensor) -> Angles:
+        positions_TR = positions[:, None] if positions.dim() == 1 else positions[self.axes_R].T
+        angles_TR = positions_TR.float() * self.frequencies_R
         cos_TR, sin_TR = (f(angles_TR).mul_(self._scale).to(self._dtype) for f in (torch.cos, torch.sin))
         return Angles(cos_TR.to(self._given), sin_TR.to(self._given))
 
@@ -51,6 +56,19 @@ class NoRotation(nn.Module):
     def forward(self, positions_T: Tensor) -> Angles:
         empty = torch.empty(len(positions_T), 0, dtype=self._given, device=positions_T.device)
         return Angles(empty, empty)
+
+
+def _axes(rope: Rope, pairs: int) -> Tensor:
+    """Which of the three positions turns each pair."""
+    if not rope.sections:
+        return torch.zeros(pairs, dtype=torch.int64)
+    assert sum(rope.sections) == pairs, "layouts check it"
+    if not rope.alternating:
+        return torch.arange(AXES).repeat_interleave(torch.tensor(rope.sections))
+    axes_R = torch.zeros(pairs, dtype=torch.int64)
+    for axis in range(1, AXES):
+        axes_R[axis : AXES * rope.sections[axis] : AXES] = axis
+    return axes_R
 
 
 def _frequencies(size: int, theta: float) -> Tensor:

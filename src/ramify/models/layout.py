@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ramify.config.model import ModelConfig
+from ramify.core.errors import StartupError
 
 EMBEDDING, HEAD = "embedding", "head"  # layers of every model
 
@@ -91,12 +92,22 @@ def decoder(
     config: ModelConfig, block: Callable[[Names, ModelConfig, int], None], *, bias: bool = False, root: str = "model."
 ) -> Layout:
     """A decoder with the names of Llama around its blocks."""
+    _check_sections(config)
     layout: Layout = {}
     outside, inside = Names(layout, "", ""), Names(layout, root, "")
     outside_of_blocks(outside, inside, config, bias)
     for layer in range(config.layers):
         block(inside.below(f"layers.{layer}.", f"layers.{layer}."), config, layer)
     return layout
+
+
+def _check_sections(config: ModelConfig) -> None:
+    size = config.head_dim if config.latent is None else config.latent.rotated
+    sections, pairs = config.rope.sections, config.rope.rotated(size) // 2
+    if sections and sum(sections) != pairs:
+        raise StartupError(
+            f"config.json: mrope_section {list(sections)} does not add up to the {pairs} pairs of a head"
+        )
 
 
 def outside_of_blocks(outside: Names, inside: Names, config: ModelConfig, bias: bool) -> None:

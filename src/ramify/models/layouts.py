@@ -250,6 +250,36 @@ def _gpt_oss(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
+def _llama4(config: ModelConfig) -> Layout:
+    _check_llama4(config)
+
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        pre_norms(names, config)
+        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        if not config.is_sparse(layer):
+            gated_mlp(names, config, "feed_forward")
+            return
+        assert config.experts is not None
+        count, width, hidden = config.experts.count, config.experts.mlp, config.hidden
+        names.linear("feed_forward.router", "mlp.router.linear", count, hidden)
+        into, out = "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"
+        names.tensor(into, "mlp.experts.gate_up", (count, hidden, 2 * width), how="stacked transposed")
+        names.tensor(out, "mlp.experts.down", (count, width, hidden), how="stacked transposed")
+        gated_mlp(names, config, "feed_forward.shared_expert", "mlp.shared", config.experts.shared)
+
+    return decoder(config, block)
+
+
+def _check_llama4(config: ModelConfig) -> None:
+    numbers, kind = config.numbers, config.rope.kind
+    if not isinstance(numbers["attn_temperature_tuning"], bool | int):
+        raise StartupError("config.json: attn_temperature_tuning should be true or false")
+    if numbers["floor_scale"] < 1 or numbers["floor_scale"] % 1:
+        raise StartupError("config.json: floor_scale should be a positive integer")
+    if numbers["use_qk_norm"] and kind in ("yarn", "longrope"):
+        raise StartupError(f"config.json: use_qk_norm and a rotation of the type {kind!r}, which changes lengths")
+
+
 def _granite_moe(config: ModelConfig) -> Layout:
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
@@ -506,6 +536,7 @@ GEMMA = Family("ramify.models.gemma:Gemma", _plain, models="Gemma")
 GEMMA2 = Family("ramify.models.gemma2:Gemma2", _gemma2, models="Gemma 2")
 GEMMA3 = Family("ramify.models.gemma3:Gemma3", _gemma3, models="Gemma 3, text")
 MIXTRAL = Family("ramify.models.mixtral:Mixtral", _mixtral, models="Mixtral")
+LLAMA4 = Family("ramify.models.llama4:Llama4", _llama4, models="Llama 4, text")
 QWEN2_MOE = Family("ramify.models.qwen2_moe:Qwen2Moe", _qwen2_moe, models="Qwen1.5-MoE, Qwen2-MoE")
 QWEN3_MOE = Family("ramify.models.qwen3_moe:Qwen3Moe", _qwen3_moe, models="Qwen3-MoE")
 GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss, models="GPT-OSS, experts in bf16 or MXFP4")

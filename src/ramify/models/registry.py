@@ -30,6 +30,7 @@ FAMILIES: Registry[Family] = Registry(
         "GraniteMoeHybridForCausalLM": f"{_HERE}GRANITE_HYBRID",
         "GraniteMoeForCausalLM": f"{_HERE}GRANITE_MOE",
         "LlamaForCausalLM": f"{_HERE}LLAMA",
+        "Llama4ForCausalLM": f"{_HERE}LLAMA4",
         "Mamba2ForCausalLM": f"{_HERE}MAMBA2",
         "MistralForCausalLM": f"{_HERE}LLAMA",
         "MixtralForCausalLM": f"{_HERE}MIXTRAL",

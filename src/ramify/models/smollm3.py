@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ramify.config.fields import positive, sequence
 from ramify.config.model import ModelConfig
-from ramify.config.rope import Rope
+from ramify.config.rope import Rope, rotating
 from ramify.models.llama import Llama
 
 
@@ -14,7 +13,5 @@ class SmolLM3(Llama):
 
 
 def rotates(config: ModelConfig) -> list[bool]:
-    """For each layer; `no_rope_layers` has a 1 where one does. By default every fourth does not."""
-    given = sequence(config.raw, "no_rope_layers", config.layers, (int,))
-    every = positive(config.raw, "no_rope_layer_interval", 4)
-    return [bool(each) for each in given or [(layer + 1) % every for layer in range(config.layers)]]
+    """For each layer."""
+    return rotating(config.raw, config.layers)

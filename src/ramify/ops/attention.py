@@ -32,14 +32,20 @@ class Rule:
     """How a layer attends.
 
     Scores are q · k times `scale`, then held below `softcap` by a tanh (Gemma 2). A query sees the last `window`
-    positions, its own included. `sinks_H` are scores that take part in the softmax of each head and bring no value
-    (GPT-OSS), in fp32.
+    positions, its own included, and none before the multiple of `chunk` at or before its own (Llama 4). `sinks_H` are
+    scores that take part in the softmax of each head and bring no value (GPT-OSS), in fp32.
     """
 
     scale: float
     window: int | None = None
     softcap: float | None = None
     sinks_H: Tensor | None = None
+    chunk: int | None = None
+
+    def first_key(self, position: int) -> int:
+        """The first position that a query at `position` sees. It rises with the position."""
+        windowed = 0 if self.window is None else max(position - self.window + 1, 0)
+        return windowed if self.chunk is None else max(windowed, position // self.chunk * self.chunk)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
     return found
 
 
+def files_of(path: Path) -> list[Path]:
+    """What holds the weights: one GGUF file, or a folder's safetensors."""
+    return [path] if path.is_file() else _files(path)
+
+
 def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.is_file():

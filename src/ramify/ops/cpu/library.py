@@ -14,7 +14,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
-VERSION = 9
+VERSION = 10
 ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: one of SETS
 SETS = ("generic", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
 MULTIPLYING_BYTES = ("avxvnni", "avx512vnni", "avx512bf16")
@@ -37,7 +37,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_combine": (FLAG, *[POINTER] * 3, *[INT] * 3, POINTER),
     "ramify_qkv_rope": (FLAG, FLAG, *[POINTER] * 9, FLOAT, FLOAT, *[INT] * 7),
     "ramify_sample": (*[POINTER] * 9, INT, INT),
-    "ramify_attention": (FLAG, FLAG, *[POINTER] * 9, FLOAT, FLOAT, *[INT] * 10),
+    "ramify_attention": (FLAG, FLAG, *[POINTER] * 9, FLOAT, FLOAT, *[INT] * 11),
     "ramify_conv": (FLAG, *[POINTER] * 10, *[INT] * 4),
     "ramify_ssd": (FLAG, *[POINTER] * 12, INT, FLOAT, FLOAT, *[INT] * 5),
     "ramify_delta": (FLAG, *[POINTER] * 12, *[INT] * 7),

@@ -78,6 +78,7 @@ class PagedAttention:
             rule.scale,
             rule.softcap or 0.0,
             rule.window or 0,
+            rule.chunk or 0,
             len(meta.starts),
             meta.tables.stride(0),
             q_THC.shape[1],

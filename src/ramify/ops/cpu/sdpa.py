@@ -31,12 +31,14 @@ class _Group:
     length: int
     lengths: Tensor
 
-    def mask(self, window: int | None) -> Tensor | None:
+    def mask(self, rule: Rule) -> Tensor | None:
         """What each of them sees, [rows, 1, 1, length]; None where that is everything."""
         keys = torch.arange(self.length)
         seen = keys < self.lengths[:, None]
-        if window is not None:
-            seen &= keys >= self.lengths[:, None] - window
+        if rule.window is not None:
+            seen &= keys >= self.lengths[:, None] - rule.window
+        if rule.chunk is not None:
+            seen &= keys >= (self.lengths[:, None] - 1) // rule.chunk * rule.chunk
         return None if bool(seen.all()) else seen[:, None, None, :]
 
 
@@ -118,8 +120,8 @@ class SdpaAttention:
         rows, kv_heads, size = len(group.queries), k_pool.shape[1], q_THC.shape[2]
         q = q_THC[group.queries].view(rows, kv_heads, -1, size)
         k, v = (_gather(pool, group.tables, group.length, q) for pool in (k_pool, v_pool))
-        mask = group.mask(rule.window)
-        if mask is not None and rule.window is not None:
+        mask = group.mask(rule)
+        if mask is not None and (rule.window is not None or rule.chunk is not None):
             k, v = (x.masked_fill(~mask.transpose(2, 3), 0) for x in (k, v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=rule.scale)
         out[group.queries] = attended.reshape(rows, -1, v.shape[3])
@@ -134,9 +136,8 @@ class SdpaAttention:
         for first in range(0, chunk.count, QUERY_BLOCK):
             count = min(QUERY_BLOCK, chunk.count - first)
             seen = chunk.length - chunk.count + first + count  # positions up to the last query of the block
-            past = visible(count, seen, rule.window)
-            first_key = max(seen - count - rule.window + 1, 0) if rule.window is not None else 0
-            keys = slice(first_key, seen)
+            past = visible(count, seen, rule)
+            keys = slice(rule.first_key(seen - count), seen)
             at = slice(chunk.start + first, chunk.start + first + count)
             q = q_THC[at].transpose(0, 1).reshape(1, kv_heads, group * count, size)
             attended = F.scaled_dot_product_attention(

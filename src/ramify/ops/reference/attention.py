@@ -43,18 +43,20 @@ class ReferenceAttention:
         return out
 
 
-def visible(queries: int, length: int, window: int | None) -> Tensor:
+def visible(queries: int, length: int, rule: Rule) -> Tensor:
     """Which of `length` keys each of the last `queries` positions sees, [queries, length]."""
     position, key = torch.arange(length - queries, length)[:, None], torch.arange(length)
-    past = key <= position
-    return past if window is None else past & (key > position - window)
+    seen = key <= position
+    if rule.window is not None:
+        seen &= key > position - rule.window
+    return seen if rule.chunk is None else seen & (key >= position // rule.chunk * rule.chunk)
 
 
 def attend(q_HQC: Tensor, k_KLC: Tensor, v_KLC: Tensor, rule: Rule) -> Tensor:
     """Causal attention of the last Q of L positions, query heads in groups over key-value heads, in fp32."""
     heads, queries, size = q_HQC.shape
     kv_heads, length, wide = v_KLC.shape
-    hidden = ~visible(queries, length, rule.window).to(q_HQC.device)
+    hidden = ~visible(queries, length, rule).to(q_HQC.device)
     nowhere = hidden.all(0)  # keys that no query sees: whatever stands there, it is not multiplied
     k_KLC, v_KLC = (x.float().masked_fill(nowhere[:, None], 0) for x in (k_KLC, v_KLC))
     q = q_HQC.float().reshape(kv_heads, heads // kv_heads * queries, size)

@@ -42,6 +42,7 @@ struct Attention {
     const int32_t* lengths;  // [rows]: its positions
     float scale, softcap;    // softcap 0: none
     int64_t window;          // keys that a query sees, its own included; 0: all
+    int64_t chunk;           // a query sees the keys of its own chunk of so many positions; 0: all
     int64_t rows, table_stride, heads, kv_heads, size, v_size, k_stride, v_stride, page_size;
 };
 

@@ -96,7 +96,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 9; }
+int ramify_version() { return 10; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -202,12 +202,12 @@ void ramify_qkv_rope(int bf16, int pool, const void* qkv, const void* q_norm, co
 
 void ramify_attention(int bf16, int pool, const void* q, const void* k_pool, const void* v_pool, const float* sinks,
                       void* out, const int32_t* tables, const int32_t* starts, const int32_t* counts, const int32_t* lengths,
-                      float scale, float softcap, int64_t window, int64_t rows, int64_t table_stride, int64_t heads,
-                      int64_t kv_heads, int64_t size, int64_t v_size, int64_t k_stride, int64_t v_stride,
+                      float scale, float softcap, int64_t window, int64_t chunk, int64_t rows, int64_t table_stride,
+                      int64_t heads, int64_t kv_heads, int64_t size, int64_t v_size, int64_t k_stride, int64_t v_stride,
                       int64_t page_size) {
     const Attention a = {q,       k_pool,  v_pool, sinks, out,          tables, starts,   counts, lengths,  scale,
-                         softcap, window,  rows,   table_stride, heads, kv_heads, size,   v_size, k_stride, v_stride,
-                         page_size};
+                         softcap, window,  chunk,  rows,  table_stride, heads,  kv_heads, size,   v_size,   k_stride,
+                         v_stride, page_size};
     chosen->others->attention[bf16][pool](a);
 }
 
