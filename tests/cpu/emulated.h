@@ -46,3 +46,12 @@ inline Out converted(In in) {
 #define _mm512_cvtepi32_ps converted<__m512, float, int32_t>
 #define _mm512_cvtps_epi32 converted<__m512i, int32_t, float>
 #define _mm512_cvtepi8_epi32 converted<__m512i, int32_t, int8_t>
+
+inline __m256 half_of(__m512 in, int which) {
+    float x[16];
+    __m256 out;
+    std::memcpy(x, &in, sizeof x);
+    std::memcpy(&out, x + 8 * which, sizeof out);
+    return out;
+}
+#define _mm512_extractf32x8_ps half_of
