@@ -5,6 +5,7 @@ transformers in the tests.
 from __future__ import annotations
 
 from ramify.cli.line import describe, take
+from ramify.config.parts import LANGUAGE
 from ramify.core.errors import UsageError
 from ramify.core.registry import Registry
 from ramify.models.generic_catalogue import TESTED, TESTED_ENCODERS, catalogue
@@ -33,6 +34,9 @@ def table() -> str:
     rows = [("architecture", "code", "tested", "models")]
     rows += [(name, *_origin(FAMILIES, name), FAMILIES[name].models) for name in FAMILIES]
     rows += [(f"{name}Model", *_origin(ENCODERS, name), "encoder, for vectors and scores") for name in ENCODERS]
+    rows += [
+        (name, "native", "yes", f"its language: {part or 'as its text_config says'}") for name, part in LANGUAGE.items()
+    ]
     rows += [(name, "transformers", "yes" if name in TESTED else "no", "") for name in _theirs()]
     rows += [(name, "transformers", "yes", "encoder, for vectors and scores") for name in sorted(TESTED_ENCODERS)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

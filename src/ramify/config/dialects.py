@@ -141,6 +141,10 @@ GEMMA2 = Dialect(
 GEMMA3 = Dialect(
     {
         **GEMMA,
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
         "max_position_embeddings": 131072,
         "sliding_window": 4096,
         "rope_theta": 1e6,

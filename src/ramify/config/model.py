@@ -18,6 +18,7 @@ from ramify.config.generic import Generic
 from ramify.config.gguf import is_gguf
 from ramify.config.gguf_model import gguf_config
 from ramify.config.head import Encoder, Head
+from ramify.config.parts import language_part
 from ramify.config.rope import CHUNKED, FULL, SLIDING, Rope, read_ropes, rotating
 from ramify.core.errors import StartupError
 
@@ -226,10 +227,10 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
-    """The `config.json` in `folder`, or what stands for it in a GGUF file."""
+    """The `config.json` in `folder`, or its part about language, or what stands for it in a GGUF file."""
     if is_gguf(folder):
         return gguf_config(folder)
-    return read_json(folder / "config.json", "a config.json, as transformers saves it")
+    return language_part(read_json(folder / "config.json", "a config.json, as transformers saves it"))
 
 
 def read_config(folder: Path) -> ModelConfig:

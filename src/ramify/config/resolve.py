@@ -15,6 +15,7 @@ import msgspec
 
 from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
+from ramify.config.parts import PART_OF
 from ramify.config.quantized import METHODS, quantized_of
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
@@ -130,6 +131,8 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     bundled = settings.model.model_path is None
     note("task", *_task(settings, model, note))
     note("model_impl", *_implementation(settings, model, note))
+    if PART_OF in model.raw:
+        note("part", "language", f"the model is {model.raw[PART_OF]}, of which what sees or hears is left out")
     note("model", str(folder), "bundled with ramify, since none was asked for" if bundled else note.asked("model_path"))
     served = note.asked_or(
         "served_model_name",

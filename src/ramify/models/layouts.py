@@ -543,7 +543,7 @@ GPT_OSS = Family("ramify.models.gpt_oss:GptOss", _gpt_oss, models="GPT-OSS, expe
 GRANITE_MOE = Family("ramify.models.granite:GraniteMoe", _granite_moe, models="Granite 3, 1B-A400M and 3B-A800M")
 GLM4_MOE = Family("ramify.models.glm4_moe:Glm4Moe", _glm4_moe, models="GLM-4.5")
 DEEPSEEK_V2 = Family("ramify.models.deepseek:DeepseekV2", _deepseek_v2, models="DeepSeek V2")
-DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, models="DeepSeek V3 and R1 in bf16")
+DEEPSEEK_V3 = Family("ramify.models.deepseek:DeepseekV3", _deepseek_v3, models="DeepSeek V3 and R1")
 MAMBA2 = Family("ramify.models.mamba2:Mamba2", _mamba2, _embedding_of_old, models="Mamba 2, Codestral Mamba")
 BAMBA = Family("ramify.models.bamba:Bamba", _bamba, models="Bamba")
 GRANITE_HYBRID = Family(

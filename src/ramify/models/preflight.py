@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ramify.config.gguf import is_gguf
 from ramify.config.model import ModelConfig
+from ramify.config.parts import language_tensors
 from ramify.config.quantized import Quantized, quantized_of
 from ramify.core.errors import StartupError
 from ramify.models.layout import COMPUTED, EMBEDDING, Destination, Layout
@@ -41,7 +42,8 @@ def checked_tensors(folder: Path, config: ModelConfig) -> dict[str, Placed]:
     """Every tensor to load and where it goes; raises `StartupError` on the first kind of mismatch."""
     family = family_of(config)
     listed = list_mapped(folder) if is_gguf(folder) else list_tensors(folder)
-    tensors = {name: info for name, info in listed.items() if not name.startswith(family.spare)}
+    called = language_tensors(listed, config.raw)
+    tensors = {ours: listed[name] for name, ours in called.items() if not ours.startswith(family.spare)}
     for dense in config.head.dense if config.head is not None else ():
         tensors |= {f"{dense.folder}/{name}": info for name, info in list_tensors(folder / dense.folder).items()}
     layout = family.fit(family.layout(config), tensors)
