@@ -199,14 +199,13 @@ REFUSED = {
         {"model_type": "recurrent_gemma", "architectures": ["RecurrentGemmaForCausalLM"]},
         "of its 3 layers 1 attend",
     ),
-    "chunks": ({"model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"]}, "chunked_attention"),
     "two attentions": (
         {"model_type": "diffllama", "architectures": ["DiffLlamaForCausalLM"]},
         "3 attend, in 6 calls",
     ),
     "learned masks": ({"model_type": "doge", "architectures": ["DogeForCausalLM"]}, "adds a bias to the scores"),
     "images": (
-        {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": dict(SMALL)},
+        {"model_type": "gemma3n", "architectures": ["Gemma3nForConditionalGeneration"], "text_config": {}},
         "more than text",
     ),
     "cross attention": ({"model_type": "t5", "architectures": ["T5ForSequenceClassification"]}, "cross attention"),

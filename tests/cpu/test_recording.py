@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ramify.core.params import SamplingParams
 from ramify.layers.batch import Batch
+from ramify.layers.separate import SeparateLinear
 from ramify.ops.cpu.library import load
 from ramify.ops.cpu.record import Arena, CpuRecorder, Functions
 from ramify.ops.recording import CannotRecordError
@@ -95,7 +96,9 @@ def test_what_is_made_again_has_the_bits_of_what_is_computed(runner: Runner, rec
             assert torch.equal(found, wanted)
             seen.add(found[0].double().sum().item())
     assert len(seen) == 5, "a request has the bits it has alone"
-    assert len(forward._recorded) == 3
+    # Quantized experts are computed one after another, those that were chosen: what is done depends on numbers.
+    apart = any(isinstance(layer, SeparateLinear) for layer in runner.model.modules())  # type: ignore[attr-defined]
+    assert len(forward._recorded) == (0 if apart else 3)
 
 
 @contextmanager
