@@ -105,3 +105,9 @@ def test_device_code_is_under_ops_only() -> None:
 def test_zmq_has_no_tcp() -> None:
     for path in source_files():
         assert "tcp://" not in path.read_text(), path
+
+
+def test_names_of_test_files_differ() -> None:
+    """Two of one name in different folders end the whole run before it begins, and none of the parts of it."""
+    names = [path.name for path in HERE.parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -12,7 +12,10 @@ from models import LLAMA4, SMALL
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ramify.config.model import read_config
+from ramify.config.read import overlay
+from ramify.config.settings import Settings
 from ramify.core.errors import StartupError
+from ramify.engine.build import prepare
 
 VISION = {
     "hidden_size": 32,
@@ -63,6 +66,9 @@ def test_the_language_model_of_a_larger_one(name: str, tmp_path: Path) -> None:
         theirs = whole(input_ids=torch.tensor([tokens])).logits[0]
     ours = all_logits(make_runner(tmp_path), tokens, [33, 27])
     assert relative_error(ours, theirs) < 1e-4
+    settings = overlay(Settings(), {"model_path": str(tmp_path), "skip_tokenizer_init": True}, "test")
+    said = {decision.name: decision.reason for decision in prepare(settings).decisions}
+    assert "left out" in said["part"]
 
 
 def test_a_part_that_is_not_known(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from ramify.config.model import ModelConfig, architecture_of, read_json
+from ramify.config.model import ModelConfig, architecture_of, read_raw
 from ramify.config.settings import ModelSettings
 from ramify.config.task import attends_both_ways, read_model, with_head
 from ramify.core.errors import StartupError
@@ -25,7 +25,7 @@ LOOKING = 300  # seconds that looking at a model may take
 
 def choose_model(folder: Path, asked: ModelSettings) -> ModelConfig:
     """The model in a folder, with its checkpoint checked as far as that goes without torch."""
-    raw = read_json(folder / "config.json", "a config.json, as transformers saves it")
+    raw = read_raw(folder)
     architecture = architecture_of(raw)
     native = is_native(architecture)
     ours = native and not attends_both_ways(architecture, raw)
