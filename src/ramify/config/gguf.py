@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,9 +95,22 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(file: Path) -> Header:
-    """Raises `StartupError` for anything that is not as it should be."""
+    """Raises `StartupError` for anything that is not as it should be. The header that was read last is kept until
+    `forget`, since a start asks for it many times and a vocabulary takes a third of a second: it is not to be changed.
+    """
+    known = file.stat()
+    return _read_header(file, known.st_mtime_ns, known.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_header(file: Path, modified: int, size: int) -> Header:
     with file.open("rb") as opened:
         return _Reader(file, opened).header()
+
+
+def forget() -> None:
+    """Give back the memory of the header that was read last."""
+    _read_header.cache_clear()
 
 
 class _Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ramify.config import gguf
 from ramify.config.generation import read_sampling_defaults
 from ramify.config.machine import read_machine
 from ramify.config.resolve import Resolved, resolve
@@ -32,6 +33,7 @@ def prepare(settings: Settings) -> Resolved:
     words = folder if asked is None else locate(asked, weights=False)
     if not settings.model.skip_tokenizer_init:
         check_tokenizer(words, settings.model.chat_template)
+    gguf.forget()
     return resolve(settings, model, folder, replace(read_machine(), kernels=instruction_set()))
 
 
