@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ramify.config.quantized import Quantized
-from ramify.core.errors import StartupError
-from ramify.quant.format import FLOATS, MISMATCH, Found, Piece, Pieces
+from ramify.quant.format import FLOATS, Found, Piece, Pieces, groups_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,14 +31,11 @@ class Awq:
         if f"{module}.qweight" not in found:
             return None
         outputs, inputs = shape
-        name = f"{module}.scales"
-        groups = found[name].shape[0] if name in found and found[name].shape else 0
-        if not 0 < groups <= inputs or inputs % groups or outputs % A_WORD:
-            raise StartupError(f"tensor {name}: {groups} groups do not go with a weight of {list(shape)}", MISMATCH)
+        groups = groups_of(module, shape, found, even=True)
         return {
             "weight": Piece(f"{module}.qweight", ((inputs, outputs // A_WORD),), ("I32",)),
             "zeros": Piece(f"{module}.qzeros", ((groups, outputs // A_WORD),), ("I32",)),
-            "scales": Piece(name, ((groups, outputs),), FLOATS),
+            "scales": Piece(f"{module}.scales", ((groups, outputs),), FLOATS),
         }
 
     def stored(self, tensors: Mapping[str, Tensor], shape: tuple[int, int], quantized: Quantized) -> Stored:

@@ -54,6 +54,17 @@ class Piece:
 Pieces = dict[str, Piece]  # by role, in the words of a format
 
 
+def groups_of(module: str, shape: tuple[int, int], found: Found, *, even: bool) -> int:
+    """How many groups of inputs the scales [G, E] of a packed weight are for; with `even` all of one size. Outputs come
+    by the eight.
+    """
+    (outputs, inputs), name = shape, f"{module}.scales"
+    groups = found[name].shape[0] if name in found and found[name].shape else 0
+    if not 0 < groups <= inputs or outputs % 8 or inputs % (groups if even else 8):
+        raise StartupError(f"tensor {name}: {groups} groups do not go with a weight of {list(shape)}", MISMATCH)
+    return groups
+
+
 class Format(Protocol):
     """One way of quantizing linears. `spare` are endings of tensors that may be there and are not read."""
 

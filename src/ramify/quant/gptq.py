@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ramify.config.quantized import Quantized
 from ramify.core.errors import StartupError
-from ramify.quant.format import FLOATS, MISMATCH, Found, Piece, Pieces
+from ramify.quant.format import FLOATS, MISMATCH, Found, Piece, Pieces, groups_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,14 +31,11 @@ class Gptq:
         if f"{module}.qweight" not in found:
             return None
         outputs, inputs = shape
-        name = f"{module}.scales"
-        groups = found[name].shape[0] if name in found and found[name].shape else 0
-        if not 0 < groups <= inputs or outputs % 8 or inputs % 8:
-            raise StartupError(f"tensor {name}: {groups} groups do not go with a weight of {list(shape)}", MISMATCH)
+        groups = groups_of(module, shape, found, even=False)
         made = {
             "weight": Piece(f"{module}.qweight", tuple((inputs * b // WORD, outputs) for b in BITS), ("I32",)),
             "zeros": Piece(f"{module}.qzeros", tuple((groups, outputs * b // WORD) for b in BITS), ("I32",)),
-            "scales": Piece(name, ((groups, outputs),), FLOATS),
+            "scales": Piece(f"{module}.scales", ((groups, outputs),), FLOATS),
         }
         if f"{module}.g_idx" in found:
             made["order"] = Piece(f"{module}.g_idx", ((inputs,),), ("I32", "I64"))
