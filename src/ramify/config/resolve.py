@@ -155,6 +155,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         )
     else:
         memory = _plan_without_pages(settings, model, machine, dtype, quantization, chunk, note)
+    attention = _attention(settings, model, machine, dtype, note)
     return Resolved(
         settings=settings,
         model=model,
@@ -171,7 +172,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         chunk=chunk,
         depth=_depth(settings, note),
         threads=_threads(settings, machine, note),
-        attention=(attention := _attention(settings, model, machine, dtype, note)),
+        attention=attention,
         linears=_linears(settings, model, machine, dtype, quantization, attention, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
