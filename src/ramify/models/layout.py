@@ -101,6 +101,16 @@ def decoder(
     return layout
 
 
+def alike(*pieces: Callable[[Names, ModelConfig], None]) -> Callable[[ModelConfig], Layout]:
+    """The layout of a decoder whose blocks all have the same pieces."""
+
+    def block(names: Names, config: ModelConfig, layer: int) -> None:
+        for piece in pieces:
+            piece(names, config)
+
+    return lambda config: decoder(config, block)
+
+
 def _check_sections(config: ModelConfig) -> None:
     size = config.head_dim if config.latent is None else config.latent.rotated
     sections, pairs = config.rope.sections, config.rope.rotated(size) // 2
@@ -129,6 +139,11 @@ def attention(names: Names, config: ModelConfig, *, qkv_bias: bool = False, out_
     for part, outputs in rows.items():
         names.linear(f"self_attn.{part}_proj", "attention.qkv", outputs, config.hidden, part=part, bias=qkv_bias)
     names.linear("self_attn.o_proj", "attention.out", config.hidden, rows["q"], bias=out_bias)
+
+
+def biased_attention(names: Names, config: ModelConfig) -> None:
+    """With a bias everywhere, where the configuration says that there is any."""
+    attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
 
 
 def fused_attention(names: Names, config: ModelConfig) -> None:

@@ -13,7 +13,9 @@ from ramify.models.layout import (
     Family,
     Layout,
     Names,
+    alike,
     attention,
+    biased_attention,
     decoder,
     experts,
     fused_attention,
@@ -26,13 +28,7 @@ from ramify.models.layout import (
 # -- dense decoders ----------------------------------------------------------------------------------------------------
 
 
-def _plain(config: ModelConfig) -> Layout:
-    def block(names: Names, config: ModelConfig, layer: int) -> None:
-        pre_norms(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
-        gated_mlp(names, config)
-
-    return decoder(config, block)
+_plain = alike(pre_norms, biased_attention, gated_mlp)
 
 
 def _qwen2(config: ModelConfig) -> Layout:
@@ -44,14 +40,7 @@ def _qwen2(config: ModelConfig) -> Layout:
     return decoder(config, block)
 
 
-def _qwen3(config: ModelConfig) -> Layout:
-    def block(names: Names, config: ModelConfig, layer: int) -> None:
-        pre_norms(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
-        head_norms(names, config)
-        gated_mlp(names, config)
-
-    return decoder(config, block)
+_qwen3 = alike(pre_norms, biased_attention, head_norms, gated_mlp)
 
 
 def _olmo2(config: ModelConfig) -> Layout:
@@ -60,7 +49,7 @@ def _olmo2(config: ModelConfig) -> Layout:
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         names.norm("post_attention_layernorm", "attention_norm", config.hidden)
         names.norm("post_feedforward_layernorm", "mlp_norm", config.hidden)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        biased_attention(names, config)
         names.norm("self_attn.q_norm", "attention.q_all_norm", config.heads * config.head_dim)
         names.norm("self_attn.k_norm", "attention.k_all_norm", config.kv_heads * config.head_dim)
         gated_mlp(names, config)
@@ -109,7 +98,7 @@ def _glm4(config: ModelConfig) -> Layout:
 def _cohere(config: ModelConfig) -> Layout:
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         names.norm("input_layernorm", "norm", config.hidden)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        biased_attention(names, config)
         if config.numbers.get("use_qk_norm"):
             size = config.head_dim
             names.tensor("self_attn.q_norm.weight", "attention.q_heads_norm", (config.heads, size))
@@ -153,23 +142,10 @@ def _sandwich(names: Names, config: ModelConfig) -> None:
     names.norm("post_feedforward_layernorm", "after_mlp_norm", config.hidden)
 
 
-def _gemma2(config: ModelConfig) -> Layout:
-    def block(names: Names, config: ModelConfig, layer: int) -> None:
-        _sandwich(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
-        gated_mlp(names, config)
-
-    return decoder(config, block)
+_gemma2 = alike(_sandwich, biased_attention, gated_mlp)
 
 
-def _gemma3(config: ModelConfig) -> Layout:
-    def block(names: Names, config: ModelConfig, layer: int) -> None:
-        _sandwich(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
-        head_norms(names, config)
-        gated_mlp(names, config)
-
-    return decoder(config, block)
+_gemma3 = alike(_sandwich, biased_attention, head_norms, gated_mlp)
 
 
 # -- mixtures of experts -----------------------------------------------------------------------------------------------
@@ -188,21 +164,26 @@ def _qwen2_moe(config: ModelConfig) -> Layout:
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         attention(names, config, qkv_bias=config.raw.get("qkv_bias", True))
-        if not config.is_sparse(layer):
-            gated_mlp(names, config)
-            return
-        assert config.experts is not None
-        experts(names, config)
-        gated_mlp(names, config, "mlp.shared_expert", "mlp.shared", config.experts.shared)
-        names.linear("mlp.shared_expert_gate", "mlp.shared_gate", 1, config.hidden)
+        _gated_shared_expert(names, config, layer)
 
     return decoder(config, block)
+
+
+def _gated_shared_expert(names: Names, config: ModelConfig, layer: int) -> None:
+    """Qwen2-MoE and Qwen3-Next: beside the routed experts one that all tokens have, as far as its gate lets it."""
+    if not config.is_sparse(layer):
+        gated_mlp(names, config)
+        return
+    assert config.experts is not None
+    experts(names, config)
+    gated_mlp(names, config, "mlp.shared_expert", "mlp.shared", config.experts.shared)
+    names.linear("mlp.shared_expert_gate", "mlp.shared_gate", 1, config.hidden)
 
 
 def _qwen3_moe(config: ModelConfig) -> Layout:
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        biased_attention(names, config)
         head_norms(names, config)
         if config.is_sparse(layer):
             experts(names, config)
@@ -231,7 +212,7 @@ def _gpt_oss(config: ModelConfig) -> Layout:
 
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        biased_attention(names, config)
         names.tensor("self_attn.sinks", "attention.sinks", (config.heads,))
         names.linear("mlp.router", "mlp.router.linear", count, hidden, bias=True)
         up, down, block = "mlp.experts.gate_up", "mlp.experts.down", mxfp4_block(config)
@@ -255,7 +236,7 @@ def _llama4(config: ModelConfig) -> Layout:
 
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+        biased_attention(names, config)
         if not config.is_sparse(layer):
             gated_mlp(names, config, "feed_forward")
             return
@@ -280,15 +261,6 @@ def _check_llama4(config: ModelConfig) -> None:
         raise StartupError(f"config.json: use_qk_norm and a rotation of the type {kind!r}, which changes lengths")
 
 
-def _granite_moe(config: ModelConfig) -> Layout:
-    def block(names: Names, config: ModelConfig, layer: int) -> None:
-        pre_norms(names, config)
-        attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
-        _granite_experts(names, config)
-
-    return decoder(config, block)
-
-
 def _granite_experts(names: Names, config: ModelConfig) -> None:
     assert config.experts is not None
     count, width, hidden = config.experts.count, config.experts.mlp, config.hidden
@@ -296,6 +268,9 @@ def _granite_experts(names: Names, config: ModelConfig) -> None:
     into, out = "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"
     names.tensor(into, "mlp.experts.gate_up", (count, 2 * width, hidden), how="stacked")
     names.tensor(out, "mlp.experts.down", (count, hidden, width), how="stacked")
+
+
+_granite_moe = alike(pre_norms, biased_attention, _granite_experts)
 
 
 def _shared_experts(names: Names, config: ModelConfig, layer: int) -> None:
@@ -316,16 +291,17 @@ def _glm4_moe(config: ModelConfig) -> Layout:
         attention(names, config, qkv_bias=config.attention_bias)
         if config.numbers["use_qk_norm"]:
             head_norms(names, config)
-        _shared_experts(names, config, layer)
-        if config.is_sparse(layer):
-            names.tensor("mlp.gate.e_score_correction_bias", "mlp.correction", (_count(config),))
+        _corrected_experts(names, config, layer)
 
     return decoder(config, block)
 
 
-def _count(config: ModelConfig) -> int:
-    assert config.experts is not None
-    return config.experts.count
+def _corrected_experts(names: Names, config: ModelConfig, layer: int) -> None:
+    """Scores are corrected by a number of each expert for the choice alone."""
+    _shared_experts(names, config, layer)
+    if config.is_sparse(layer):
+        assert config.experts is not None
+        names.tensor("mlp.gate.e_score_correction_bias", "mlp.correction", (config.experts.count,))
 
 
 # -- latent attention --------------------------------------------------------------------------------------------------
@@ -390,9 +366,7 @@ def _deepseek_v3(config: ModelConfig) -> Layout:
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         _latent_attention(names, config)
-        _shared_experts(names, config, layer)
-        if config.is_sparse(layer):
-            names.tensor("mlp.gate.e_score_correction_bias", "mlp.correction", (_count(config),))
+        _corrected_experts(names, config, layer)
 
     return decoder(config, block)
 
@@ -454,7 +428,7 @@ def _granite_hybrid(config: ModelConfig) -> Layout:
         if config.is_recurrent(layer):
             _hybrid_mixer(names, config)
         else:
-            attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+            biased_attention(names, config)
         shared = "mlp" if config.experts is None else "mlp.shared"
         names.linear("shared_mlp.input_linear", f"{shared}.gate_up", 2 * config.mlp, hidden)
         names.linear("shared_mlp.output_linear", f"{shared}.down", hidden, config.mlp)
@@ -471,7 +445,7 @@ def _bamba(config: ModelConfig) -> Layout:
         if config.is_recurrent(layer):
             _hybrid_mixer(names, config)
         else:
-            attention(names, config, qkv_bias=config.attention_bias, out_bias=config.attention_bias)
+            biased_attention(names, config)
         gated_mlp(names, config, "feed_forward")
 
     layout = decoder(config, block)
@@ -489,13 +463,7 @@ def _qwen3_next(config: ModelConfig) -> Layout:
     def block(names: Names, config: ModelConfig, layer: int) -> None:
         pre_norms(names, config)
         (_delta_net if config.is_recurrent(layer) else _gated_attention)(names, config)
-        if not config.is_sparse(layer):
-            gated_mlp(names, config)
-            return
-        assert config.experts is not None
-        experts(names, config)
-        gated_mlp(names, config, "mlp.shared_expert", "mlp.shared", config.experts.shared)
-        names.linear("mlp.shared_expert_gate", "mlp.shared_gate", 1, config.hidden)
+        _gated_shared_expert(names, config, layer)
 
     return decoder(config, block)
 
