@@ -31,7 +31,6 @@ from workloads import SIZES, Workload, measures, play, workloads
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent.parent / "build/peers"
 LOAD_LIMIT = 600.0  # seconds; vLLM compiles
-FAR = 0.7  # of the best peer's rate: less is far behind
 WARM_UP = {"prompts": [list(range(32)), list(range(32, 64))], "new": 4}
 
 
@@ -185,6 +184,7 @@ class Bench:
                     break
                 self.round(peers, round)
                 self.write()
+                time.sleep(self.options.rest)
 
     def round(self, peers: Field, round: int) -> None:
         for workload in self.workloads:
@@ -203,7 +203,8 @@ class Bench:
         best = best_peer(samples, workload.name, workload.metric)
         for name in reversed(peers.specs) if round % 2 else peers.specs:
             failed = any(s["peer"] == name and s["workload"] == workload.name and "failed" in s for s in samples)
-            slow = best is not None and rates[name] and statistics.median(rates[name].values()) < FAR * best[1]
+            usual = statistics.median(rates[name].values()) if rates[name] else None
+            slow = best is not None and usual is not None and usual < self.options.far * best[1]
             if not failed and (name == OURS or round < self.options.heats or not slow):
                 yield name
 
@@ -226,6 +227,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--heats", type=int, default=1, help="rounds that everyone plays")
+    parser.add_argument("--far", type=float, default=0.7, help="of the best peer's rate: less is far behind")
+    parser.add_argument("--rest", type=float, default=0, help="seconds after a round, for other work")
     parser.add_argument("--minutes", type=float, default=40, help="no round begins later, in all precisions together")
     parser.add_argument("--limit", type=float, default=240, help="seconds for one peer and workload")
     parser.add_argument("--workloads", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
