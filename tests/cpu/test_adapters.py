@@ -1,4 +1,4 @@
-"""Adapters against weights that PEFT merged: every target, mixed ranks, rows of several adapters and of none together."""
+"""Adapters against weights that PEFT merged: every target, mixed ranks, rows of several and of none together."""
 
 from __future__ import annotations
 
