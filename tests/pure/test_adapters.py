@@ -204,6 +204,26 @@ def test_unloading_waits_for_requests(store: FakeStore, made: list[Registry]) ->
     assert list(store.there) == [successor.id]
 
 
+@pytest.mark.parametrize("policy", ["fcfs", "lpm"])
+def test_nobody_starves(policy: str, store: FakeStore, made: list[Registry]) -> None:
+    """Two adapters in two slots that always have requests, and a third."""
+    registry = Registry(plan(), store)
+    made.append(registry)
+    world = World(adapters=registry, rows=4, policy=policy)
+    loaded(registry, "a", "b", "c")
+    for number in range(200):
+        world.send(submit(f"a{number}", [1, number % 50], 8, adapter="a", params={"ignore_eos": True}))
+        world.send(submit(f"b{number}", [2, number % 50], 8, adapter="b", params={"ignore_eos": True}))
+        if number == 10:
+            world.send(submit("c", [3], 4, adapter="c"))
+        world.step()
+    place = 1 + max(each.startswith("c") * at for at, each in enumerate(world.finished_order))
+    assert "c" in world.finished_order
+    assert place < 60
+    world.drain()
+    assert not world.executor.damage
+
+
 def test_pins(store: FakeStore, made: list[Registry]) -> None:
     registry = Registry(plan(slots=3), store)
     made.append(registry)

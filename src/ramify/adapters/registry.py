@@ -25,7 +25,7 @@ from ramify.core.errors import BadRequest, NotFound, Overloaded, UserError
 from ramify.schedule.adapter import BARE, NO_SLOT
 from ramify.schedule.adapter import Adapter as OfRequest
 from ramify.schedule.gate import GO, Refuse, Verdict, Wait
-from ramify.schedule.request import Request
+from ramify.schedule.request import Request, Status
 from ramify.wire.messages import Submit
 from ramify.wire.plan import Moved
 
@@ -92,6 +92,7 @@ class Registry:
         self._leaving: list[Adapter] = []  # without a name, and requests still have them
         self._slots: list[Adapter | None] = [None] * plan.slots
         self._moved: list[Moved] = []
+        self._first: Request | None = None  # of those that wait for a slot, as far as is known
         self._key = secrets.token_bytes(16)
         self._ids, self._turns = itertools.count(1), itertools.count(1)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ramify-adapters")
@@ -197,8 +198,31 @@ class Registry:
         if not adapter.is_read:
             return Wait(f"the adapter {adapter.name} is being read")
         if adapter.slot == NO_SLOT and self._free_slot(running) is None:
+            if not self._is_before(self._first, request):
+                self._first = request
             return Wait(f"the adapter {adapter.name} needs a slot, and all {self.plan.slots} compute")
+        if adapter.slot != NO_SLOT and self._is_before(self._first, request) and adapter is self._giving_way(running):
+            return Wait(f"the adapter {adapter.name} gives way to one that is needed longer")
         return GO
+
+    def _is_before(self, first: Request | None, request: Request) -> bool:
+        """Whether somebody else who waits for a slot comes before this request."""
+        if first is None or first.status is not Status.WAITING or first is request:
+            return False
+        adapter = first.adapter
+        if not isinstance(adapter, Adapter) or adapter.slot != NO_SLOT:
+            return False
+        return (-first.priority, first.order) < (-request.priority, request.order)
+
+    def _giving_way(self, running: Sequence[Request]) -> Adapter | None:
+        """The adapter that takes no more requests while somebody waits for a slot, or one that is in demand would never
+        get one: that with the fewest running. It stays the one, since they only become fewer.
+        """
+        counts = {each: 0 for each in self._slots if each is not None and not each.pinned}
+        for request in running:
+            if request.adapter in counts:
+                counts[request.adapter] += 1
+        return min(counts, key=lambda each: (counts[each], each.slot), default=None)
 
     def enter(self, adapter: OfRequest, running: Sequence[Request]) -> int | None:
         if not isinstance(adapter, Adapter):
