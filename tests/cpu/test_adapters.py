@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from harness import check_greedy, engine, relative_error, tokens_of
-from lora import make_adapter
+from lora import make_adapter, make_by_hand, unmerged
 from models import reference_logits, save
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 import ramify
@@ -77,30 +78,97 @@ def expected(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
     return found[torch.arange(len(tokens) - 1), tokens[1:]]
 
 
-def test_exact(world: World) -> None:
-    rnd = random.Random(1)
-    vocab = world.base.config.vocab_size
-    names: list[str | None] = [None, *world.adapters, None, "all"]
+def check(
+    with_: ramify.Engine, references: dict[str | None, PreTrainedModel], names: list[str | None], seed: int = 1
+) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """Prompts together, each with its adapter: tokens and log probabilities are those of merged weights."""
+    rnd = random.Random(seed)
+    vocab = references[None].config.vocab_size
     prompts = [tokens_of(rnd, rnd.randrange(5, 50), vocab) for _ in names]
+    answers = ask(with_, prompts, names)
+    for prompt, name, answer in zip(prompts, names, answers, strict=True):
+        model, said = references[name], answer["output_ids"]
+        check_greedy(model, prompt, said)
+        error = relative_error(torch.tensor(logprobs(answer)), expected(model, prompt + said))
+        assert error < 1e-4, (name, error)
+    return prompts, answers
+
+
+def check_alone(
+    with_: ramify.Engine, names: list[str | None], prompts: list[list[int]], answers: list[dict[str, Any]]
+) -> None:
+    """The same bits as alone, where the kernels are compiled."""
+    for prompt, name, answer in zip(prompts, names, answers, strict=True) if COMPILED else ():
+        (alone,) = ask(with_, [prompt], [name], extra_key="alone")
+        assert alone["output_ids"] == answer["output_ids"]
+        assert logprobs(alone) == logprobs(answer), name
+
+
+def test_exact(world: World) -> None:
+    names: list[str | None] = [None, *world.adapters, None, "all"]
+    references = {name: world.reference(name) for name in names}
     with engine(world.folder, lora_paths=world.paths, max_loras_per_batch=8) as made:
-        answers = ask(made, prompts, names)
-        for prompt, name, answer in zip(prompts, names, answers, strict=True):
-            model, said = world.reference(name), answer["output_ids"]
-            check_greedy(model, prompt, said)
-            error = relative_error(torch.tensor(logprobs(answer)), expected(model, prompt + said))
-            assert error < 1e-4, (name, error)
-        differ = [
-            a["output_ids"] != b["output_ids"] for a, b in zip(*_same_prompt(made, prompts[0], world), strict=True)
-        ]
-        assert any(differ), "no adapter changes anything"
-        if COMPILED:  # the same bits as alone
-            for prompt, name, answer in zip(prompts, names, answers, strict=True):
-                (alone,) = ask(made, [prompt], [name], extra_key="alone")
-                assert alone["output_ids"] == answer["output_ids"]
-                assert logprobs(alone) == logprobs(answer), name
+        prompts, answers = check(made, references, names)
+        check_alone(made, names, prompts, answers)
+        others = ask(made, [prompts[0]] * len(world.adapters), list(world.adapters))
+        bare = logprobs(answers[0])
+        assert all(logprobs(other) != bare for other in others), "an adapter changes nothing"
 
 
-def _same_prompt(made: ramify.Engine, prompt: list[int], world: World) -> tuple[list[Any], list[Any]]:
-    count = len(world.adapters)
-    with_adapters = ask(made, [prompt] * count, list(world.adapters))
-    return with_adapters, ask(made, [prompt] * count, [None] * count)
+def test_as_peft_computes_it(tmp_path: Path) -> None:
+    """Beside the weights and not merged into them; ranks and scales by pattern, and rank-stabilised."""
+    base = save("qwen3", tmp_path / "base")
+    patterns = {"rank_pattern": {"q_proj": 3, "layers.1.mlp.down_proj": 7}, "alpha_pattern": {"v_proj": 5}}
+    made = [
+        make_adapter(base, tmp_path, "patterns", 4, DENSE, **patterns),
+        make_adapter(base, tmp_path, "stable", 9, ["q_proj", "up_proj"], use_rslora=True),
+        make_adapter(base, tmp_path, "some", 2, ["k_proj", "o_proj"], layers_to_transform=[0, 2]),
+        make_adapter(base, tmp_path, "expression", 2, r".*layers\.[02]\.mlp\.(gate|down)_proj"),
+    ]
+    references: dict[str | None, PreTrainedModel] = {None: base, **{each.name: unmerged(base, each) for each in made}}
+    with engine(tmp_path / "base", lora_paths={each.name: str(each.path) for each in made}) as served:
+        check(served, references, list(references))
+
+
+EXPERTS = [f"model.layers.{layer}.mlp.experts.{expert}" for layer in range(3) for expert in range(8)]
+
+
+@pytest.mark.parametrize("how", [{}, {"quantization": "w8a8"}], ids=["fp32", "w8a8"])
+def test_experts(tmp_path: Path, how: dict[str, Any]) -> None:
+    base, folder = save("qwen3-moe", tmp_path / "base"), tmp_path / "base"
+    there = load_file(folder / "model.safetensors")
+    experts = [name for name in EXPERTS if f"{name}.gate_proj.weight" in there]
+    assert len(experts) > 8
+    attention = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(3)]
+    every = [f"{name}.{part}_proj" for name in experts for part in ("gate", "up", "down")]
+    made = [
+        make_by_hand(folder, tmp_path, "every", 3, [*every, *attention]),
+        make_by_hand(folder, tmp_path, "some", 5, [f"{name}.up_proj" for name in experts[1::3]]),
+        make_by_hand(folder, tmp_path, "down", 2, [f"{name}.down_proj" for name in experts[::2]]),
+    ]
+    references: dict[str | None, PreTrainedModel] = {None: base, **{each.name: each.merged for each in made}}
+    names: list[str | None] = [None, "every", "some", "down", "every", None]
+    with engine(folder, lora_paths={each.name: str(each.path) for each in made}, **how) as served:
+        if not how:
+            prompts, answers = check(served, references, names)
+        else:
+            rnd = random.Random(5)
+            prompts = [tokens_of(rnd, 20, 200) for _ in names]
+            answers = ask(served, prompts, names)
+        check_alone(served, names, prompts, answers)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-tied"])
+def test_vocabulary(family: str, tmp_path: Path) -> None:
+    """Embeddings and heads, tied and not. Of a tied model PEFT adapts the two apart."""
+    base = save(family, tmp_path / "base")
+    made = [
+        make_adapter(base, tmp_path, "embedding", 3, ["embed_tokens"]),
+        make_adapter(base, tmp_path, "head", 4, ["lm_head"]),
+        make_adapter(base, tmp_path, "both", 6, ["embed_tokens", "lm_head", "q_proj"]),
+    ]
+    references: dict[str | None, PreTrainedModel] = {None: base, **{each.name: unmerged(base, each) for each in made}}
+    names: list[str | None] = [None, "embedding", "head", "both", None, "embedding"]
+    with engine(tmp_path / "base", lora_paths={each.name: str(each.path) for each in made}) as served:
+        prompts, answers = check(served, references, names)
+        check_alone(served, names, prompts, answers)

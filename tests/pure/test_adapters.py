@@ -204,12 +204,11 @@ def test_unloading_waits_for_requests(store: FakeStore, made: list[Registry]) ->
     assert list(store.there) == [successor.id]
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "lpm"])
-def test_nobody_starves(policy: str, store: FakeStore, made: list[Registry]) -> None:
+def test_nobody_starves(store: FakeStore, made: list[Registry]) -> None:
     """Two adapters in two slots that always have requests, and a third."""
     registry = Registry(plan(), store)
     made.append(registry)
-    world = World(adapters=registry, rows=4, policy=policy)
+    world = World(adapters=registry, rows=4)
     loaded(registry, "a", "b", "c")
     for number in range(200):
         world.send(submit(f"a{number}", [1, number % 50], 8, adapter="a", params={"ignore_eos": True}))

@@ -78,16 +78,10 @@ class Adapter:
 class Registry:
     """What the scheduler asks for adapters, a gate, and what orders change."""
 
-    def __init__(
-        self,
-        plan: AdapterPlan,
-        store: Store,
-        users: Callable[[], Iterable[Request]] = tuple,
-        wake: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, plan: AdapterPlan, store: Store, wake: Callable[[], None] = lambda: None) -> None:
         self.plan = plan
         self._store, self._wake = store, wake
-        self._users = users  # requests that wait or run
+        self._users: Callable[[], Iterable[Request]] = tuple
         self._named: dict[str, Adapter] = {}
         self._leaving: list[Adapter] = []  # without a name, and requests still have them
         self._slots: list[Adapter | None] = [None] * plan.slots

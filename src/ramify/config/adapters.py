@@ -24,18 +24,20 @@ class AdapterPath(msgspec.Struct, frozen=True):
 @dataclass(frozen=True)
 class Adaptable:
     """What the model and the adapters to load at start say. `elements` are the numbers of an adapter of rank 1, over
-    all modules that `targets` name; `rank` is the highest of those adapters, 0 where there are none.
+    all modules that `targets` name; of which `rows` are looked up by token. `rank` is the highest of those adapters, 0
+    where there are none.
     """
 
     elements: int
     targets: tuple[str, ...]
     rank: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True)
 class AdapterPlan:
     """Room for adapters: `slots` of them compute together, `loaded` are in memory, of which each takes up to `each`
-    bytes: rank `rank` in all modules that `targets` name (by their last words).
+    bytes: rank `rank` in all modules that `targets` name (by their last words). A slot takes `slot` bytes of its own.
     """
 
     slots: int
@@ -44,11 +46,12 @@ class AdapterPlan:
     targets: tuple[str, ...]
     each: int
     policy: str
+    slot: int = 0
 
     @property
     def size(self) -> int:
         """Bytes of all of them."""
-        return self.loaded * self.each
+        return self.loaded * self.each + self.slots * self.slot
 
 
 def named_paths(given: Sequence[str]) -> tuple[AdapterPath, ...]:

@@ -379,7 +379,8 @@ def _adapters(settings: Settings, adaptable: Adaptable, element: int, rows: int,
         raise StartupError(
             f"--max-loaded-loras {loaded} is less than the {slots} of --max-loras-per-batch", "Lower the latter."
         )
-    return AdapterPlan(slots, loaded, rank, adaptable.targets, each, asked.lora_eviction_policy)
+    slot = rank * adaptable.rows * element
+    return AdapterPlan(slots, loaded, rank, adaptable.targets, each, asked.lora_eviction_policy, slot)
 
 
 def _depth(settings: Settings, note: _Notes) -> int:

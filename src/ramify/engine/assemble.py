@@ -237,7 +237,6 @@ def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype
     from ramify.adapters.table import AdapterTable
     from ramify.models.adapted import chosen, sites_of
 
-    assert resolved.adapters is not None
-    return AdapterTable(
-        built, chosen(sites_of(resolved.model), resolved.adapters.targets), resolved.adapters.slots, kernels, dtype
-    )
+    plan = resolved.adapters
+    assert plan is not None
+    return AdapterTable(built, chosen(sites_of(resolved.model), plan.targets), plan.slots, plan.rank, kernels, dtype)

@@ -56,9 +56,9 @@ def adaptable(settings: Settings, model: ModelConfig) -> Adaptable | None:
     targets = asked.lora_target_modules or tuple(sorted({target for _, words in brought for target in words}))
     some = chosen(sites, targets or (ALL,))
     rank = max((rank for rank, _ in brought), default=0)
-    return Adaptable(
-        sum(site.elements for site in some.values()), tuple(sorted({target_of(name) for name in some})), rank
-    )
+    elements = sum(site.elements for site in some.values())
+    rows = sum(site.inputs for site in some.values() if site.kind == "embedding")
+    return Adaptable(elements, tuple(sorted({target_of(name) for name in some})), rank, rows)
 
 
 def _brought(path: AdapterPath) -> tuple[int, tuple[str, ...]]:

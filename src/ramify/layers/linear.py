@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ramify.layers.build import Build
 from ramify.layers.loadable import Loadable
@@ -88,3 +88,14 @@ class Embedding(Weighted):
 
     def head(self, x_TD: Tensor) -> Tensor:
         return self.multiply(x_TD)
+
+
+class TiedHead(nn.Module):
+    """A head that multiplies by an embedding's table, which stays the embedding's alone."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        super().__init__()
+        self._multiply = embedding.head
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self._multiply(x_TD)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ramify.config.adapters import ALL
 from ramify.config.model import ModelConfig
@@ -16,16 +17,24 @@ from ramify.models.registry import family_of
 
 TRANSPOSED = "transposed"  # stored [inputs, outputs]; adapters of such modules are as those of others
 CHOOSING = ("router", "gate", "correction", "positions", "expansion")  # ends of layers that are no plain linears
+BELOW_A_HEAD = "backbone."
+EXPERTS = ".experts."
+LM_HEAD = "lm_head"
+
+Kind = Literal["linear", "expert", "embedding", "head"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """A module: the layer that computes it (dotted path), and which part of that it is."""
+    """A module: the layer that computes it (dotted path), and which part of that it is. An embedding goes from tokens,
+    one number each, to hidden states.
+    """
 
     layer: str
     part: str
     inputs: int
     outputs: int
+    kind: Kind = "linear"
 
     @property
     def elements(self) -> int:
@@ -34,28 +43,44 @@ class Site:
 
 
 def sites_of(config: ModelConfig) -> dict[str, Site]:
-    """Every linear of a model's layers, by its name in the checkpoint's words; fused ones are one."""
+    """Every module that can be adapted, by its name in the checkpoint's words; fused ones are one. Experts are among
+    them where a checkpoint has them one by one.
+    """
     if config.generic is not None or config.encoder is not None:
         return {}
-    found = family_of(config).layout(config)
-    return {name.removesuffix(".weight"): _site(to) for name, to in found.items() if _is_linear(name, to)}
+    layout = family_of(config).layout(config)
+    found = {name.removesuffix(".weight"): _site(to, kind) for name, to in layout.items() if (kind := _kind(name, to))}
+    if config.tied and config.head is None:
+        found[LM_HEAD] = Site(HEAD, "all", config.hidden, config.vocab, "head")
+    return found
 
 
-def _site(to: Destination) -> Site:
-    outputs, inputs = reversed(to.shape) if to.arranged == TRANSPOSED else to.shape
-    return Site(to.layer, to.part, inputs, outputs)
+def _site(to: Destination, kind: Kind) -> Site:
+    outputs, inputs = reversed(to.shape) if to.arranged == TRANSPOSED or kind == "embedding" else to.shape
+    return Site(to.layer, to.part, inputs, outputs, kind)
 
 
-def _is_linear(name: str, to: Destination) -> bool:
+def _kind(name: str, to: Destination) -> Kind | None:
     if not name.endswith(".weight") or to.weight != "weight" or len(to.shape) != 2:
-        return False
-    if to.arranged not in ("", TRANSPOSED) or to.layer.removeprefix("backbone.") in (EMBEDDING, HEAD):
-        return False
-    return "layers." in to.layer and not any(part in CHOOSING for part in to.layer.split(".")) and not _of_expert(to)
+        return None
+    if to.arranged not in ("", TRANSPOSED):
+        return None
+    layer = to.layer.removeprefix(BELOW_A_HEAD)
+    if layer == EMBEDDING:
+        return "embedding"
+    if layer == HEAD:
+        return "head"
+    if not layer.startswith("layers.") or any(part in CHOOSING for part in layer.split(".")):
+        return None
+    if EXPERTS in layer:
+        return "expert" if expert_of(to.part) is not None else None
+    return "linear"
 
 
-def _of_expert(to: Destination) -> bool:
-    return ".experts." in to.layer or to.part.split(".")[0].isdigit()
+def expert_of(part: str) -> int | None:
+    """Which of several groups a part `GROUP.PART` is of."""
+    group, _, rest = part.partition(".")
+    return int(group) if rest and group.isdecimal() else None
 
 
 def target_of(name: str) -> str:
@@ -64,10 +89,16 @@ def target_of(name: str) -> str:
 
 
 def chosen(sites: Mapping[str, Site], targets: tuple[str, ...], flag: str = "--lora-target-modules") -> dict[str, Site]:
-    """The sites that adapters may change; `all` is all. Raises `StartupError` where a target names none."""
+    """The sites that adapters may change. `all` is every linear that each token goes through; experts, embeddings and
+    heads, which are large, have to be named. Raises `StartupError` where a target names none.
+    """
     there = sorted({target_of(name) for name in sites})
-    if ALL not in targets and (unknown := [target for target in targets if target not in there]):
+    if unknown := [target for target in targets if target not in there and target != ALL]:
         raise StartupError(
             f"{flag}: {', '.join(unknown)} cannot be adapted in this model", f"What can: {', '.join(there)}, or all."
         )
-    return {name: site for name, site in sites.items() if ALL in targets or target_of(name) in targets}
+    return {
+        name: site
+        for name, site in sites.items()
+        if target_of(name) in targets or (ALL in targets and site.kind == "linear")
+    }

@@ -45,6 +45,11 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: Attentio
     )
 
 
+def each_alone(adapters_T: Tensor) -> Tensor | None:
+    """Runs of rows that are a token each, of the slot of its adapter."""
+    return _runs(adapters_T, torch.arange(len(adapters_T)), torch.ones_like(adapters_T))
+
+
 def _runs(adapters_N: Tensor, starts_N: Tensor, counts_N: Tensor) -> Tensor | None:
     """Each row as a run of its adapter; none where no row has any."""
     has_N = adapters_N >= 0

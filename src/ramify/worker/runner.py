@@ -21,7 +21,7 @@ from ramify.wire.plan import Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 from ramify.worker.adapters import Adapters, NoAdapters
 from ramify.worker.forward import Forward, Model
-from ramify.worker.inputs import make_batch
+from ramify.worker.inputs import each_alone, make_batch
 from ramify.worker.pooling import NoPooler, Pooler, as_bytes, not_finite
 from ramify.worker.slots import Slots
 
@@ -127,7 +127,12 @@ class Runner:
             if row.sample
             for back in range(len(row.drafts), -1, -1)
         ]
-        return self.model.logits(hidden_TD[at]).float() if at else None
+        if not at:
+            return None
+        if batch.runs_N3 is not None:
+            slots = [row.slot for row in plan.rows if row.sample for _ in range(len(row.drafts) + 1)]
+            self.adapters.compute(each_alone(self.slots.adapters[slots]))
+        return self.model.logits(hidden_TD[at]).float()
 
     def _score_prompts(self, plan: Plan, batch: Batch, hidden_TD: Tensor) -> dict[int, TokenLogprobs]:
         scored = {}
@@ -145,6 +150,8 @@ class Runner:
         parts = []
         for block in range(first, last + 1, BLOCK):
             end = min(block + BLOCK, last + 1)
+            if self.slots.adapted:
+                self.adapters.compute(each_alone(self.slots.adapters[[row.slot]].expand(end - block)))
             logits = self.model.logits(hidden_TD[offset + block : offset + end])
             parts.append(score(logits, self.slots.tokens[row.slot, block:end], held.wants, block))
         return join(parts)
