@@ -107,7 +107,7 @@ def _read(file: Path, most: int) -> bytes:
     """A regular file, at once: it may change while it is read, and is then found damaged."""
     if not file.is_file():
         raise BadRequest(f"the adapter has no {file.name}", param="lora_path")
-    with file.open("rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as f:
+    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as f:
         content = f.read(most + 1)
     if len(content) > most:
         raise BadRequest(f"{file.name} has over {most} bytes", param=file.name)
