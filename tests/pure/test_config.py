@@ -212,7 +212,6 @@ def test_settings_of_sglang_outside_the_command_line(caplog: pytest.LogCaptureFi
     for name, value, says in (
         ("quantization_param_path", "scales.json", "Scales are computed"),
         ("trust_remote_code", True, "never run"),
-        ("lora_paths", ["a"], "Merge the adapter"),
     ):
         with pytest.raises(StartupError, match=f"{name} is a setting of SGLang that ramify does not have") as error:
             overlay(Settings(), {name: value}, "Engine")

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ramify.config import gguf
+from ramify.config.adapters import ALL, Adaptable, brought_by, named_paths
 from ramify.config.generation import read_sampling_defaults
 from ramify.config.machine import read_machine
+from ramify.config.model import ModelConfig
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
 from ramify.config.source import locate
 from ramify.core.errors import StartupError
+from ramify.models.adapted import chosen, sites_of, target_of
 from ramify.models.choose import choose_model
 from ramify.ops.cpu.library import instruction_set
 from ramify.text.tokenizer import Tokenizer, check_tokenizer, load_tokenizer, template_file
@@ -34,7 +37,27 @@ def prepare(settings: Settings) -> Resolved:
     if not settings.model.skip_tokenizer_init:
         check_tokenizer(words, settings.model.chat_template)
     gguf.forget()
-    return resolve(settings, model, folder, replace(read_machine(), kernels=instruction_set()))
+    machine = replace(read_machine(), kernels=instruction_set())
+    return resolve(settings, model, folder, machine, adaptable(settings, model))
+
+
+def adaptable(settings: Settings, model: ModelConfig) -> Adaptable | None:
+    """What of the model adapters may change, where there are to be any; raises `StartupError` if none can be."""
+    asked = settings.adapters
+    if not asked.enable_lora and asked.lora_paths is None:
+        return None
+    if settings.model.load_format == "none":
+        raise StartupError("--enable-lora needs a model, and --load-format none has none")
+    sites = sites_of(model)
+    if not sites:
+        raise StartupError(f"{model.architecture}: adapters are served with native decoders only")
+    brought = [brought_by(each) for each in named_paths(asked.lora_paths or ())]
+    targets = asked.lora_target_modules or tuple(sorted({target for each in brought for target in each.targets}))
+    some = chosen(sites, targets or (ALL,))
+    rank = max((each.rank for each in brought), default=0)
+    return Adaptable(
+        sum(site.elements for site in some.values()), tuple(sorted({target_of(name) for name in some})), rank
+    )
 
 
 def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:

@@ -1,0 +1,112 @@
+"""Which adapters are loaded at start, and how much room adapters have: what of them is decided without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ramify.core.errors import BadRequest, StartupError
+
+MAX_NAME = 256
+MAX_FILE = 1 << 20  # bytes of a configuration
+MAX_RANK = 512
+ALL = "all"  # every module that the model's family can adapt
+
+
+class AdapterPath(msgspec.Struct, frozen=True):
+    """An adapter to load: the name that requests give, the folder, and whether it stays where it computes."""
+
+    lora_name: str
+    lora_path: str
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class Adaptable:
+    """What the model and the adapters to load at start say. `elements` are the numbers of an adapter of rank 1, over
+    all modules that `targets` name; `rank` is the highest of those adapters, 0 where there are none.
+    """
+
+    elements: int
+    targets: tuple[str, ...]
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Room for adapters: `slots` of them compute together, `loaded` are in memory, of which each takes up to `each`
+    bytes: rank `rank` in all modules that `targets` name (by their last words).
+    """
+
+    slots: int
+    loaded: int
+    rank: int
+    targets: tuple[str, ...]
+    each: int
+    policy: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return self.loaded * self.each
+
+
+def named_paths(given: Sequence[str]) -> tuple[AdapterPath, ...]:
+    """`NAME=FOLDER`, `FOLDER` (which is its name too) or a JSON object, each once."""
+    found = tuple(_named(one) for one in given)
+    names = [one.lora_name for one in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise StartupError(f"--lora-paths: the name {sorted(twice)[0]!r} is given twice")
+    return found
+
+
+def _named(text: str) -> AdapterPath:
+    try:
+        if text.lstrip().startswith("{"):
+            made = msgspec.json.decode(text, type=AdapterPath)
+        else:
+            name, equals, path = text.partition("=")
+            made = AdapterPath(name, path if equals else name)
+        check_name(made.lora_name, "lora_name")
+    except (msgspec.MsgspecError, BadRequest) as e:
+        raise StartupError(
+            f"--lora-paths {text!r}: {e}", """Give NAME=FOLDER, or {"lora_name": "...", "lora_path": "..."}."""
+        ) from None
+    if not made.lora_path:
+        raise StartupError(f"--lora-paths {text!r} names no folder")
+    return made
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What the configuration of an adapter asks for: `targets` by the last words of their names, or all."""
+
+    rank: int
+    targets: tuple[str, ...]
+
+
+def brought_by(path: AdapterPath) -> Brought:
+    """Of a PEFT folder, at a glance: the reader of adapters checks all of it."""
+    where = f"--lora-paths {path.lora_name}"
+    try:
+        raw = json.loads((Path(path.lora_path) / "adapter_config.json").read_bytes()[:MAX_FILE])
+    except (OSError, ValueError, RecursionError) as e:
+        raise StartupError(f"{where}: {path.lora_path} has no adapter_config.json that can be read: {e}") from None
+    ranks = [raw.get("r"), *(raw.get("rank_pattern") or {}).values()] if isinstance(raw, dict) else [None]
+    if not all(isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank <= MAX_RANK for rank in ranks):
+        raise StartupError(f"{where}: adapter_config.json: the rank r should be 1 to {MAX_RANK}")
+    targets = raw.get("target_modules")
+    if not isinstance(targets, list) or not targets:
+        return Brought(max(ranks), (ALL,))  # an expression, or another word for all of them
+    return Brought(max(ranks), tuple(sorted({str(target).rpartition(".")[2] for target in targets})))
+
+
+def check_name(name: str, field: str) -> str:
+    """A name that can stand behind `MODEL:` and in a log line."""
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or ":" in name:
+        raise BadRequest(f"{field} should be 1 to {MAX_NAME} printable characters without a colon", param=field)
+    return name
