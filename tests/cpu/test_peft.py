@@ -59,6 +59,8 @@ def merged(name: str, weight: Tensor, found: AdapterFile) -> Tensor:
     module = name.removesuffix(".weight")
     if module in found.whole:
         return found.whole[module]
+    if module in found.bases:
+        assert torch.equal(found.bases[module], weight)
     if module in found.embeddings:
         pair = found.embeddings[module]
         return weight + pair.scale * (pair.up_ER @ pair.down_RD).T
