@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from ramify.core.errors import BadRequest, StartupError
 
 MAX_NAME = 256
-MAX_FILE = 1 << 20  # bytes of a configuration
-MAX_RANK = 512
 ALL = "all"  # every module that the model's family can adapt
 
 
@@ -79,30 +75,6 @@ def _named(text: str) -> AdapterPath:
     if not made.lora_path:
         raise StartupError(f"--lora-paths {text!r} names no folder")
     return made
-
-
-@dataclass(frozen=True)
-class Brought:
-    """What the configuration of an adapter asks for: `targets` by the last words of their names, or all."""
-
-    rank: int
-    targets: tuple[str, ...]
-
-
-def brought_by(path: AdapterPath) -> Brought:
-    """Of a PEFT folder, at a glance: the reader of adapters checks all of it."""
-    where = f"--lora-paths {path.lora_name}"
-    try:
-        raw = json.loads((Path(path.lora_path) / "adapter_config.json").read_bytes()[:MAX_FILE])
-    except (OSError, ValueError, RecursionError) as e:
-        raise StartupError(f"{where}: {path.lora_path} has no adapter_config.json that can be read: {e}") from None
-    ranks = [raw.get("r"), *(raw.get("rank_pattern") or {}).values()] if isinstance(raw, dict) else [None]
-    if not all(isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank <= MAX_RANK for rank in ranks):
-        raise StartupError(f"{where}: adapter_config.json: the rank r should be 1 to {MAX_RANK}")
-    targets = raw.get("target_modules")
-    if not isinstance(targets, list) or not targets:
-        return Brought(max(ranks), (ALL,))  # an expression, or another word for all of them
-    return Brought(max(ranks), tuple(sorted({str(target).rpartition(".")[2] for target in targets})))
 
 
 def check_name(name: str, field: str) -> str:

@@ -293,7 +293,7 @@ class Engine:
 
         A pair of texts within a list is read as one, as cross-encoders do. `dimensions` cuts embeddings, `prompt_name`
         puts one of the model's own prompts before each text, `truncate` cuts what is too long instead of refusing it.
-        `asked` may hold rid, priority and extra_key. Returns a dict like `/encode`'s, or a list of them.
+        `asked` may hold rid, priority, extra_key and lora_path. Returns a dict like `/encode`'s, or a list of them.
         """
         job = self._encoding.job(prompt, input_ids, dimensions, prompt_name, truncate, **asked)
         for _ in self._news(job):

@@ -40,6 +40,9 @@ class Adapters(Protocol):
     def moved(self) -> list[Moved]:
         """Which adapters have come into slots since this was asked last."""
 
+    def close(self) -> None:
+        """Leave no thread behind."""
+
 
 class Bare:
     """None: the model alone."""
@@ -64,3 +67,5 @@ class NoAdapters:
 
     def moved(self) -> list[Moved]:
         return []
+
+    def close(self) -> None: ...

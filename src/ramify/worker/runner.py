@@ -19,6 +19,7 @@ from ramify.sampling.sampler import Sampled, sample
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
+from ramify.worker.adapters import Adapters, NoAdapters
 from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import make_batch
 from ramify.worker.pooling import NoPooler, Pooler, as_bytes, not_finite
@@ -53,9 +54,11 @@ class Runner:
         kernels: Kernels,
         recorder: Recorder | None = None,
         pooler: Pooler | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.model = model
-        self._hidden = Forward(model, attention, recorder, slots.tables[0].shape[1])
+        self.adapters = adapters or NoAdapters()
+        self._hidden = Forward(model, attention, recorder, slots.tables[0].shape[1], self.adapters)
         self._pooler = pooler or NoPooler()
         self._kernels = kernels
         self.pool = pool
@@ -82,7 +85,7 @@ class Runner:
 
     def _apply(self, plan: Plan) -> None:
         """Slots and pages, before anything of this step is written."""
-        self.close_slots(plan)
+        self.always(plan)
         for new in plan.opened:
             self.slots.open(new)
             self._pooler.open(new)
@@ -92,10 +95,12 @@ class Runner:
             copies = [copy for copy in plan.copies if copy.group == group]
             pool.copy([copy.source for copy in copies], [copy.target for copy in copies])
 
-    def close_slots(self, plan: Plan) -> None:
-        """Slots that a plan gives up, which it does whatever becomes of the rest of it."""
+    def always(self, plan: Plan) -> None:
+        """Slots that a plan gives up and adapters that it moves, which it does whatever becomes of the rest of it."""
         for slot in plan.closed:
             self._close(slot)
+        if plan.moved:
+            self.adapters.move(plan.moved)
 
     def _close(self, slot: int) -> None:
         """Pages of a request that went wrong must not carry NaN to the next: see `KVPool`."""
