@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -344,6 +346,20 @@ def test_nothing_is_left_of_adapters_that_come_and_go(server: Server) -> None:
     assert not failures
     assert after[1:] == before[1:]
     assert after[0] - before[0] < 40 * 200_000  # an adapter is 0.9 MB
+
+
+def test_generate_with_an_adapter(server: Server, room: Path) -> None:
+    def ramify(*arguments: str) -> str:
+        command = [sys.executable, "-m", "ramify.cli.main", "generate", CHAT[0]["content"], "--temperature", "0"]
+        done = subprocess.run([*command, "--max-new-tokens", "12", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    for name in ("a", "b"):
+        whole = server.post(
+            "/v1/chat/completions", {"model": name, "messages": CHAT, "temperature": 0, "max_tokens": 12}
+        )
+        assert ramify("--lora", str(room / name)) == whole["choices"][0]["message"]["content"].strip()
 
 
 def test_a_server_without_adapters(stories: Server) -> None:

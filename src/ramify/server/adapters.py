@@ -61,6 +61,14 @@ class UnloadAdapter(msgspec.Struct, kw_only=True):
     lora_name: str
 
 
+class LoadAsVllm(LoadAdapter, kw_only=True):
+    """The body of `/v1/load_lora_adapter`, as that of `/load_lora_adapter`."""
+
+
+class UnloadAsVllm(UnloadAdapter, kw_only=True):
+    """The body of `/v1/unload_lora_adapter`."""
+
+
 class Loaded(msgspec.Struct, kw_only=True):
     """`loaded_adapters` are paths by name."""
 
@@ -82,11 +90,11 @@ FROM_TENSORS = Takes(
 )
 UNLOAD = Takes(UnloadAdapter, OURS)
 LOAD_AS_VLLM = Takes(
-    LoadAdapter,
+    LoadAsVllm,
     {"base_model_name": "there is one base model"},
     {"load_inplace": "adapters that take another's name", "is_3d_lora_weight": "adapters of stacked experts"},
 )
-UNLOAD_AS_VLLM = Takes(UnloadAdapter, {"lora_int_id": "adapters go by name"})
+UNLOAD_AS_VLLM = Takes(UnloadAsVllm, {"lora_int_id": "adapters go by name"})
 
 
 async def load(request: Request, state: State, asked: LoadAdapter) -> Response:
@@ -104,14 +112,14 @@ async def unload(request: Request, state: State, asked: UnloadAdapter) -> Respon
     return await _told(state, lambda: _unload(state, asked.lora_name))
 
 
-async def load_as_vllm(request: Request, state: State, asked: LoadAdapter) -> Response:
+async def load_as_vllm(request: Request, state: State, asked: LoadAsVllm) -> Response:
     """Load an adapter while others compute."""
     state.check_open()
     await _load(state, asked.lora_name, _allowed(state, asked.lora_path), asked.pinned)
     return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
 
 
-async def unload_as_vllm(request: Request, state: State, asked: UnloadAdapter) -> Response:
+async def unload_as_vllm(request: Request, state: State, asked: UnloadAsVllm) -> Response:
     """Let no request name an adapter any more."""
     state.check_open()
     await _unload(state, asked.lora_name)
