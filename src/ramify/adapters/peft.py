@@ -2,7 +2,8 @@
 
 A.lora_A.weight [r, D]         A.lora_B.weight [E, r]         of a linear A
 A.lora_embedding_A [r, V]      A.lora_embedding_B [H, r]      of an embedding A
-A.weight [V, H]                                               of an embedding or a head A, whole
+A.weight [V, H]                                               of an embedding or a head A, trained as a whole
+A.base_layer.weight [V, H]                                    what stood below the pair of such an A when it was saved
 
 Names begin with `base_model.model.`, behind which a module is called as in the checkpoint of the base model. Files come
 from anybody: nothing is computed with before every size is checked, and pickled ones are refused.
@@ -37,7 +38,7 @@ MAX_TOKEN = 1024  # characters
 WHOLE = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "output_layer")
 PAIR = re.compile(r"(.+)\.lora_([AB])\.weight")
 EMBEDDING = re.compile(r"(.+)\.lora_embedding_([AB])")
-BASE = re.compile(r"(.+?)(?:\.base_layer)?\.weight")
+ALONE = re.compile(r"(.+?)(\.base_layer)?\.weight")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Pair(NamedTuple):
 class AdapterFile:
     """What a checkpoint holds, by modules as that of the base model names them. Tensors are as they were stored.
 
-    `whole` are embeddings and heads that were trained or grew, as a whole; `added` are ids of tokens by their text.
+    `whole` are embeddings and heads that were trained as a whole; `bases` what stood below pairs of such, which is the
+    base model's own and may have grown by rows for added tokens; `added` are ids of tokens by their text.
     """
 
     name: str
@@ -70,13 +72,15 @@ class AdapterFile:
     tensors: Mapping[str, Pair]
     embeddings: Mapping[str, Pair] = field(default_factory=dict)
     whole: Mapping[str, Tensor] = field(default_factory=dict)
+    bases: Mapping[str, Tensor] = field(default_factory=dict)
     added: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
         pairs = [*self.tensors.values(), *self.embeddings.values()]
-        return sum(tensor.nbytes for tensor in (*(t for pair in pairs for t in pair[:2]), *self.whole.values()))
+        alone = (*self.whole.values(), *self.bases.values())
+        return sum(tensor.nbytes for tensor in (*(side for pair in pairs for side in pair[:2]), *alone))
 
 
 def read(name: str, path: Path, limits: Limits) -> AdapterFile:
@@ -138,6 +142,7 @@ def _assembled(name: str, config: PeftConfig, weights: bytes, added: dict[str, A
         {module: _pair(sides, tensors, config.scale_of(module)) for module, sides in sorted_out.pairs.items()},
         {module: _pair(sides, tensors, config.scale_of(module)) for module, sides in sorted_out.embeddings.items()},
         {module: tensors[key] for module, key in sorted_out.whole.items()},
+        {module: tensors[key] for module, key in sorted_out.bases.items()},
         _checked_tokens(added),
     )
 
@@ -180,6 +185,7 @@ class _SortedOut:
         self.pairs: dict[str, dict[str, str]] = {}
         self.embeddings: dict[str, dict[str, str]] = {}
         self.whole: dict[str, str] = {}
+        self.bases: dict[str, str] = {}
 
     def take(self, key: str, info: TensorInfo) -> None:
         self._infos[key] = info
@@ -192,8 +198,8 @@ class _SortedOut:
             self._side(key, match, self.pairs)
         elif match := EMBEDDING.fullmatch(name):
             self._side(key, match, self.embeddings)
-        elif (match := BASE.fullmatch(name)) and match[1].rpartition(".")[2] in WHOLE:
-            self.whole[match[1]] = key
+        elif (match := ALONE.fullmatch(name)) and match[1].rpartition(".")[2] in WHOLE:
+            (self.bases if match[2] else self.whole)[match[1]] = key
         else:
             raise _wrong(key, "is no part of a low-rank adapter, of an embedding or of a head")
 

@@ -168,6 +168,9 @@ class AdapterSettings:
     max_loaded_loras: int | None = setting(
         None, "Adapters kept in memory beside those that compute. Default: 64.", within=Range(1, 65536)
     )
+    lora_dir: str | None = setting(
+        None, "Folder that adapters loaded over HTTP must lie in. Default: any folder, for who has the admin key."
+    )
     lora_eviction_policy: Literal["lru", "fifo"] = setting(
         "lru", "Which adapter gives way to another: the one used longest ago, or the one that came first."
     )

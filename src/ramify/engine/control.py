@@ -60,7 +60,7 @@ class Controls:
             "ping": lambda loop, control: None,
             "paused": lambda loop, control: loop.paused,
             "state": self._state,
-            "loads": lambda loop, control: loads(loop, resolved, meter),
+            "loads": lambda loop, control: loads(loop, resolved, meter, adapters),
             "metrics": lambda loop, control: meter.exposition(),
             "abort": self._abort,
             "flush_cache": self._flush_cache,

@@ -332,12 +332,16 @@ class Engine:
         sampling_params: Params = None,
         *,
         stream: bool = False,
+        lora_path: str | None = None,
         **template: Any,
     ) -> Any:
-        """Render a conversation with the model's chat template and answer it; more arguments go to the template."""
+        """Render a conversation with the model's chat template and answer it, with an adapter if `lora_path` names one;
+        more arguments go to the template.
+        """
         params = as_params(sampling_params)
         ids = self._rendered_ids(messages, **template)
-        ask = Ask(tokens=ids, params=params, stream=stream, to_the_end=True, arrived=time.monotonic())
+        now, adapter = time.monotonic(), key(lora_path, "lora_path") if lora_path else ""
+        ask = Ask(tokens=ids, params=params, stream=stream, to_the_end=True, arrived=now, adapter=adapter)
         job = Job([ask], self._shape, one=True)
         return self._parts(job) if stream else self._whole(job, bar=False)
 
