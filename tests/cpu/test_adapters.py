@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,22 @@ import pytest
 import torch
 from harness import check_greedy, engine, relative_error, tokens_of
 from lora import make_adapter, make_by_hand, unmerged
-from models import reference_logits, save
+from models import FAMILIES as EVERY
+from models import make, make_config, reference_logits, save
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 import ramify
+from ramify.adapters.table import AdapterTable
+from ramify.config.model import parse_config
+from ramify.layers.build import Build
+from ramify.models.adapted import sites_of
+from ramify.models.load import build_model
 from ramify.ops.cpu.library import load
+from ramify.ops.kernels import Kernels
+from ramify.ops.reference.attention import ReferenceAttention
+from ramify.quant.scheme import Plain
 
 COMPILED = load() is not None
 NEW = 12
@@ -104,6 +115,12 @@ def check_alone(
         assert logprobs(alone) == logprobs(answer), name
 
 
+def is_recorded(served: ramify.Engine) -> bool:
+    """Steps with adapters are made again from recordings, where kernels are compiled."""
+    forward = served._loop.executor.runner._hidden  # type: ignore[attr-defined]
+    return not COMPILED or any(with_adapters for _, with_adapters in forward._recorded)
+
+
 def test_exact(world: World) -> None:
     names: list[str | None] = [None, *world.adapters, None, "all"]
     references = {name: world.reference(name) for name in names}
@@ -151,6 +168,7 @@ def test_experts(tmp_path: Path, how: dict[str, Any]) -> None:
     with engine(folder, lora_paths={each.name: str(each.path) for each in made}, **how) as served:
         if not how:
             prompts, answers = check(served, references, names)
+            assert is_recorded(served)
         else:
             rnd = random.Random(5)
             prompts = [tokens_of(rnd, 20, 200) for _ in names]
@@ -172,3 +190,33 @@ def test_vocabulary(family: str, tmp_path: Path) -> None:
     with engine(tmp_path / "base", lora_paths={each.name: str(each.path) for each in made}) as served:
         prompts, answers = check(served, references, names)
         check_alone(served, names, prompts, answers)
+        assert is_recorded(served)
+
+
+NO_SITES = {"kv_b_proj", "gate", "router", "layer", "in_proj_qkvz", "in_proj_ba", "weights_proj", "shared_expert_gate"}
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_every_family(family: str) -> None:
+    """What transformers computes by linears and embeddings are places of ours, of the same sizes, and the few that are
+    not are known: what chooses experts, and what is stored as no linear.
+    """
+    reference, config = make(family), parse_config(make_config(family).to_dict())
+    kernels = Kernels()
+    build = Build(kernels, ReferenceAttention(), Plain(), Plain(), torch.float32, torch.device("cpu"), 512)
+    sites = sites_of(config)
+    places = AdapterTable(build_model(build, config), sites, 1, 1, kernels, torch.float32).places
+    for name, module in reference.named_modules():
+        if not isinstance(module, torch.nn.Linear | torch.nn.Embedding | Conv1D) or name.endswith("wpe"):
+            continue
+        if name not in places:
+            assert name.rpartition(".")[2] in NO_SITES, name
+            continue
+        place, shape = places[name], tuple(module.weight.shape)
+        swapped = isinstance(module, torch.nn.Embedding | Conv1D)
+        assert (place.outputs, place.inputs) == (tuple(reversed(shape)) if swapped else shape), name
+    per_layer: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for place in places.values():
+        per_layer.setdefault((place.layer, place.group), []).append((place.begin, place.begin + place.outputs))
+    for runs in per_layer.values():  # parts of a fused layer stand side by side
+        assert all(one[1] == other[0] for one, other in pairwise(sorted(runs))), runs

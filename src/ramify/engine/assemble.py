@@ -91,13 +91,20 @@ def make_registry(resolved: Resolved, executor: ThreadExecutor | NullExecutor, c
         return None
     from ramify.adapters.store import AdapterStore
     from ramify.adapters.table import AdapterTable
+    from ramify.worker.runner import Runner
 
     assert not isinstance(executor, NullExecutor), "refused before"
+    assert isinstance(executor.runner, Runner)
     table = executor.runner.adapters
     assert isinstance(table, AdapterTable)
     registry = Registry(resolved.adapters, AdapterStore(table, resolved.adapters, executor.in_turn), channel.wake)
-    for path in named_paths(resolved.settings.adapters.lora_paths or ()):
-        load_at_start(registry, path)
+    try:
+        for path in named_paths(resolved.settings.adapters.lora_paths or ()):
+            load_at_start(registry, path)
+    except StartupError:
+        registry.close()
+        executor.close()
+        raise
     return registry
 
 
@@ -107,7 +114,6 @@ def load_at_start(registry: Registry, path: AdapterPath) -> None:
         wait([adapter.reading])
         registry.settled(adapter)
     except UserError as e:
-        registry.close()
         raise StartupError(f"--lora-paths {path.lora_name}: {e.message}") from None
     log.info("adapter %s, of rank %d, from %s", path.lora_name, adapter.reading.result(), path.lora_path)
 

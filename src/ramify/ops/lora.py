@@ -39,7 +39,6 @@ class LowRanks(Sequence[tuple[LowRank, ...]]):
         self._parts: list[tuple[LowRank, ...]] = [()] * slots
         self._dtype = dtype
         self.places = torch.zeros(slots, most, FIELDS, dtype=torch.int64)
-        self.ranks = 0  # the most that the parts of one slot have together
 
     def put(self, slot: int, parts: Iterable[LowRank]) -> None:
         """Not while a kernel runs. What stood in the slot is let go."""
@@ -48,7 +47,11 @@ class LowRanks(Sequence[tuple[LowRank, ...]]):
         for at, part in enumerate(kept):
             self.places[slot, at] = torch.tensor(_place(part))
         self._parts[slot] = kept
-        self.ranks = max(sum(part.down_RD.shape[0] for part in each) for each in self._parts)
+
+    @property
+    def ranks(self) -> int:
+        """The most that the parts of one slot have together."""
+        return max(sum(part.down_RD.shape[0] for part in each) for each in self._parts)
 
     @overload
     def __getitem__(self, slot: int) -> tuple[LowRank, ...]: ...
