@@ -39,7 +39,7 @@ class Fitting:
         self._file, self._places, self._dtype, self._plan = file, table.places, table.dtype, plan
 
     def fitted(self) -> Fitted:
-        for module, weight_VD in self._file.whole.items():
+        for module, weight_VD in (*self._file.whole.items(), *self._file.bases.items()):
             self._check_whole(module, tuple(weight_VD.shape))
         parts = [self._part(module, pair) for module, pair in self._file.tensors.items()]
         looked_up = [(self._place(module, pair), pair) for module, pair in self._file.embeddings.items()]
