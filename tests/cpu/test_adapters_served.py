@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import check_greedy, engine, tokens_of
+import torch
+from harness import check_greedy, engine, relative_error, tokens_of
 from lora import Made, make_adapter
 from models import save
 from safetensors.torch import load_file, save_file
@@ -136,6 +137,28 @@ def test_nothing_is_nothing(world: World, tmp_path: Path) -> None:
     with engine(world.folder, lora_paths={"zero": str(made)}) as served:
         zero, none = answers_of(served, prompts, ["zero", None])
         assert zero == none
+
+
+def test_embeddings(world: World, tmp_path: Path) -> None:
+    """A decoder that gives embeddings, adapted; and by an adapter whose base was the backbone alone."""
+    source, bare = Path(world.paths["a"]), tmp_path / "bare"
+    bare.mkdir()
+    weights = load_file(source / "adapter_model.safetensors")
+    save_file(
+        {name.replace("base_model.model.model.", "base_model.model."): one for name, one in weights.items()},
+        bare / "adapter_model.safetensors",
+    )
+    (bare / "adapter_config.json").write_text((source / "adapter_config.json").read_text())
+    prompt = tokens_of(random.Random(9), 40, 200)
+    names: list[str | None] = [None, "a", "bare", "c"]
+    with engine(world.folder, is_embedding=True, lora_paths={**world.paths, "bare": str(bare)}) as served:
+        found = served.encode(input_ids=[prompt] * 4, lora_path=names)
+    for name, answer in zip(names, found, strict=True):
+        model = world.reference("a" if name == "bare" else name)
+        with torch.inference_mode():
+            expected = model.model(torch.tensor([prompt])).last_hidden_state[0, -1]
+        vector = torch.tensor(answer["embedding"])
+        assert relative_error(vector / vector.norm(), expected / expected.norm()) < 1e-4, name
 
 
 # -- the demo model ----------------------------------------------------------------------------------------------------

@@ -250,12 +250,33 @@ def test_memory_has_a_limit(store: FakeStore, made: list[Registry]) -> None:
     assert sorted(store.there.values()) == ["b", "c"]
     assert [record["loaded"] for record in registry.listed()] == [False, True, True]
     world.send(submit("r", [1, 2], 2, adapter="a"))
-    for _ in range(1000):
-        world.step()
-        if world.scheduler.is_idle:
-            break
+    world.step()
+    wait([registry._named["a"].reading])
+    world.drain()
     assert world.outcomes["r"].tokens == expected([1, 2], 2, adapter=4)
     assert sorted(store.there.values()) == ["a", "c"]
+
+
+def test_a_folder_that_was_gone(store: FakeStore, made: list[Registry]) -> None:
+    """What gave up its memory and cannot be read again is refused, until it can."""
+    registry = Registry(plan(loaded=2), store)
+    made.append(registry)
+    world = World(adapters=registry)
+    loaded(registry, "a")
+    registry._named["a"].path = "bad"
+    loaded(registry, "b")
+    loaded(registry, "c")
+    statuses = []
+    for rid in "xy":
+        world.send(submit(rid, [1, 2], 2, adapter="a"))
+        world.step()
+        wait([registry._named["a"].reading])
+        world.drain()
+        finish = world.outcomes[rid].finish
+        assert finish is not None
+        statuses.append((finish.type, finish.status))
+        registry._named["a"].path = "/a"
+    assert statuses == [("abort", 400), ("length", None)]
 
 
 def test_a_thousand_times(store: FakeStore, made: list[Registry]) -> None:

@@ -173,12 +173,10 @@ class Registry:
         if not submit.adapter:
             return BARE
         adapter = self._known(submit.adapter)
-        failure = adapter.failure
-        if adapter.reading.cancelled():  # others needed its memory: read it anew
+        if (
+            adapter.reading.cancelled() or adapter.failure is not None
+        ):  # others needed its memory, or its folder was gone
             adapter = self._read(adapter.name, adapter.path, adapter.pinned)
-        elif failure is not None:
-            del self._named[adapter.name]
-            raise failure
         adapter.used = next(self._turns)
         return adapter
 

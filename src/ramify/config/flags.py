@@ -17,6 +17,7 @@ NEEDLESS: dict[str, str] = {
     "trust-request-chat-template": "templates in requests are refused either way",
     "disable-outlines-disk-cache": "there is no such cache",
     "disable-custom-all-reduce": "there is one device",
+    "lora-strict-loading": "adapters that do not fit the model are always refused",
     "enable-lora-overlap-loading": "adapters are always read while others compute",
     "enable-deterministic-inference": "bits do not depend on the batch where `explain` says batch_invariance: yes",
 }
@@ -30,6 +31,7 @@ NEEDLESS_WITH_VALUE: dict[str, str] = {
     "schedule-conservativeness-decay": "the reserve adapts by itself",
     "sampling-backend": "there is one sampler",
     "lora-backend": "the kernels of the platform compute adapters",
+    "lora-drain-wait-threshold": "while an adapter waits for a slot, the one with the fewest requests takes no more",
     "max-lora-chunk-size": "rows of an adapter are computed together, however many there are",
 }
 
