@@ -41,7 +41,7 @@ def contents(seed: int, rank: int, targets: tuple[str, ...]) -> tuple[dict[str, 
             inputs, outputs = SHAPES[name]
             module = f"base_model.model.model.layers.{layer}.{name}"
             tensors[f"{module}.lora_A.weight"] = random.normal(0, inputs**-0.5, (rank, inputs)).astype(np.float32)
-            tensors[f"{module}.lora_B.weight"] = random.normal(0, 0.2, (outputs, rank)).astype(np.float32)
+            tensors[f"{module}.lora_B.weight"] = random.normal(0, 0.8, (outputs, rank)).astype(np.float32)
     config = {
         "peft_type": "LORA",
         "r": rank,
