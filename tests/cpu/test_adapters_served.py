@@ -215,7 +215,7 @@ def test_orders(world: World, tmp_path: Path) -> None:
 def test_what_is_refused(world: World, tmp_path: Path) -> None:
     """With the module and what there is; the server goes on."""
     llama = save("llama2", tmp_path / "other")
-    other = make_adapter(llama, tmp_path, "wide", 4, ["k_proj"])
+    other = make_adapter(llama, tmp_path, "wide", 4, ["q_proj"])
     with engine(world.folder, enable_lora=True, max_lora_rank=8, lora_target_modules=["q_proj", "k_proj"]) as served:
         for path, says in (
             (world.paths["a"], r"mlp\.down_proj.*it adapts k_proj, q_proj"),

@@ -14,6 +14,8 @@ from ramify.config.adapters import AdapterPlan
 from ramify.core.errors import BadRequest
 from ramify.ops.lora import LowRank
 
+ROOT = "model."  # missing where a backbone was adapted alone
+
 
 class AdapterStore:
     """A `registry.Store`. `in_turn` has something done by the thread that runs the steps, after what was launched."""
@@ -55,7 +57,8 @@ class Fitting:
 
     def _part(self, module: str, pair: Pair) -> tuple[Place, LowRank]:
         place = self._place(module, pair)
-        return place, LowRank(pair.down_RD, pair.up_ER, pair.scale, place.begin).arranged(self._dtype)
+        up_ER = pair.up_ER if place.order_E is None else pair.up_ER[place.order_E]
+        return place, LowRank(pair.down_RD, up_ER, pair.scale, place.begin).arranged(self._dtype)
 
     def _expanding(self, pair: Pair) -> LowRank:
         """What was looked up stays as it is before it is expanded."""
@@ -63,7 +66,7 @@ class Fitting:
         return LowRank(eye_RD, pair.up_ER, pair.scale).arranged(self._dtype)
 
     def _place(self, module: str, pair: Pair) -> Place:
-        place = self._places.get(module)
+        place = self._places.get(module) or self._places.get(f"{ROOT}{module}")
         is_embedding = module in self._file.embeddings
         if place is None or (place.kind == "embedding") != is_embedding:
             known = ", ".join(self._plan.targets)

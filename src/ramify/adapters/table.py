@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ramify.layers.linear import Embedding, Linear, TiedHead
+from ramify.layers.linear import Embedding, Interleaved, Linear, TiedHead
 from ramify.layers.moe import Experts, GroupedLinear
 from ramify.layers.separate import SeparateLinear
 from ramify.models.adapted import Kind, Site, expert_of
@@ -28,7 +28,9 @@ NOTHING: Parts = {}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module that can be adapted stands: in a layer, in a group of it, from output `begin` on."""
+    """Where a module that can be adapted stands: in a layer, in a group of it, from output `begin` on; its outputs in
+    another order than a checkpoint has them, where there is one.
+    """
 
     layer: str
     group: int
@@ -36,6 +38,7 @@ class Place:
     inputs: int
     outputs: int
     kind: Kind
+    order_E: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,8 @@ class BehindEmbedding:
         runs_N3, tokens_T = self._runs.rows_N3, inputs[0]
         if runs_N3 is not None:
             slot_T = slots_of(runs_N3, len(tokens_T)).clamp(min=0)
-            self._lora(y_TD, self._rows_SVR[slot_T, tokens_T], runs_N3, self._table)
+            x_TR = self._rows_SVR.flatten(0, 1).index_select(0, slot_T * self._rows_SVR.shape[1] + tokens_T)
+            self._lora(y_TD, x_TR, runs_N3, self._table)
 
 
 def slots_of(runs_N3: Tensor, tokens: int) -> Tensor:
@@ -195,16 +199,16 @@ def slots_of(runs_N3: Tensor, tokens: int) -> Tensor:
     starts_N, stops_N, slot_N = runs_N3.unbind(1)
     slot_N = torch.where(stops_N > starts_N, slot_N, -1)
     row_T = torch.searchsorted(starts_N.contiguous(), torch.arange(tokens, dtype=torch.int32), right=True) - 1
-    return slot_N[row_T].long()
+    return slot_N.index_select(0, row_T).long()
 
 
 def by_expert(runs_N3: Tensor, tokens: int, chosen_TK: Tensor, groups: int) -> Tensor:
     """A run for each row, sorted by expert as `moe.by_expert` sorts them."""
     flat = chosen_TK.flatten()
     order_R = flat.argsort(stable=True)
-    slot_R = slots_of(runs_N3, tokens)[order_R // chosen_TK.shape[1]]
+    slot_R = slots_of(runs_N3, tokens).index_select(0, order_R // chosen_TK.shape[1])
     at_R = torch.arange(len(flat))
-    runs = (at_R, at_R + (slot_R >= 0), slot_R.clamp(min=0) * groups + flat[order_R])
+    runs = (at_R, at_R + (slot_R >= 0), slot_R.clamp(min=0) * groups + flat.index_select(0, order_R))
     return torch.stack(runs, dim=1).to(torch.int32)
 
 
@@ -220,7 +224,8 @@ def _places(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, Place]:
         layer, group = model.get_submodule(site.layer), expert_of(site.part) if site.kind == "expert" else 0
         begin = None if group is None else BEGINS.get(type(layer), _nowhere)(layer, group, site.part)
         if begin is not None and group is not None:
-            found[name] = Place(site.layer, group, begin, site.inputs, site.outputs, site.kind)
+            order_E = layer.order_of(site.part) if isinstance(layer, Interleaved) else None
+            found[name] = Place(site.layer, group, begin, site.inputs, site.outputs, site.kind, order_E)
     return found
 
 
@@ -248,6 +253,7 @@ def _nowhere(layer: Any, group: int, part: str) -> None:
 
 BEGINS: Mapping[type, Callable[[Any, int, str], int | None]] = {
     Linear: _of_linear,
+    Interleaved: _of_linear,
     TiedHead: _whole,
     Embedding: _whole,
     GroupedLinear: _of_grouped,

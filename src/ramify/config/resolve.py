@@ -361,6 +361,8 @@ def _chunk(settings: Settings, model: ModelConfig, context: int, note: _Notes) -
 
 def _adapters(settings: Settings, adaptable: Adaptable, element: int, rows: int, note: _Notes) -> AdapterPlan:
     asked = settings.adapters
+    brought = "what those of --lora-paths name" if asked.lora_paths else "all linears of the layers"
+    note("lora_target_modules", ", ".join(adaptable.targets), note.asked_for("lora_target_modules", brought))
     slots = note("max_loras_per_batch", asked.max_loras_per_batch, note.asked_for("max_loras_per_batch", "default"))
     rank = note.asked_or(
         "max_lora_rank",
