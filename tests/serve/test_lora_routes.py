@@ -41,7 +41,7 @@ def contents(seed: int, rank: int, targets: tuple[str, ...]) -> tuple[dict[str, 
             inputs, outputs = SHAPES[name]
             module = f"base_model.model.model.layers.{layer}.{name}"
             tensors[f"{module}.lora_A.weight"] = random.normal(0, inputs**-0.5, (rank, inputs)).astype(np.float32)
-            tensors[f"{module}.lora_B.weight"] = random.normal(0, 0.2, (outputs, rank)).astype(np.float32)
+            tensors[f"{module}.lora_B.weight"] = random.normal(0, 0.8, (outputs, rank)).astype(np.float32)
     config = {
         "peft_type": "LORA",
         "r": rank,
@@ -315,7 +315,9 @@ def test_what_is_counted(server: Server) -> None:
     assert 'lora_requests_info{max_lora="4",model_name="concierge",running_lora_adapters="",waiting' in text.decode()
 
 
-def test_nothing_is_left_of_adapters_that_come_and_go(server: Server) -> None:
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("times", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_nothing_is_left_of_adapters_that_come_and_go(server: Server, times: int) -> None:
     """Under load. Files and threads of the engine are what they were, and its memory does not grow with the rounds."""
     engine = server.children()["engine"]
     ended = threading.Event()
@@ -339,13 +341,13 @@ def test_nothing_is_left_of_adapters_that_come_and_go(server: Server) -> None:
     try:
         rounds(10)
         before = rounds(10)
-        after = rounds(40)
+        after = rounds(times)
     finally:
         ended.set()
         talking.join()
     assert not failures
     assert after[1:] == before[1:]
-    assert after[0] - before[0] < 40 * 200_000  # an adapter is 0.9 MB
+    assert after[0] - before[0] < 8 << 20  # of adapters of 0.9 MB
 
 
 def test_generate_with_an_adapter(server: Server, room: Path) -> None:
