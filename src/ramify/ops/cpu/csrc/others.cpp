@@ -19,6 +19,7 @@ namespace {
 #include "sample.inc"
 #include "encode.inc"
 #include "state.inc"
+#include "lora.inc"
 }  // namespace
 
 extern const Others others;
@@ -47,6 +48,8 @@ const Others others = {
     ssd<uint16_t>,
     delta<float>,
     delta<uint16_t>,
+    lora<float>,
+    lora<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA
