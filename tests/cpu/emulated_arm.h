@@ -1,6 +1,7 @@
 // NEON on a machine of another kind, by SIMDe: for tests of what the kernels compute, not of how fast.
 // Stands in for arm_neon.h.
 #pragma once
+#include <sys/auxv.h>
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/arm/neon.h>
 #undef __AVX2__

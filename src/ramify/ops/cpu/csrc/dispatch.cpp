@@ -57,6 +57,7 @@ struct Set {
     const Linears* linears;
     const Others* others;
     bool (*there)();
+    bool untried = false;  // on no machine that has it: taken only if asked for by name
 };
 
 #if defined(RAMIFY_X86)
@@ -114,7 +115,7 @@ const Set sets[] = {
     {"avx512bf16", &avx512bf16::linears, &avx512::others, bf16_there},
 #endif
 #if defined(RAMIFY_AMX)
-    {"amx", &amx::linears, &avx512::others, amx_there},
+    {"amx", &amx::linears, &avx512::others, amx_there, true},
 #endif
 };
 constexpr int SETS = sizeof(sets) / sizeof(sets[0]);
@@ -127,7 +128,7 @@ const Set* choose(const char* most) {
     int at = SETS - 1;
     for (int i = 0; i < SETS; i++)
         if (!std::strcmp(sets[i].name, most)) at = i;
-    while (!sets[at].there()) at--;
+    while (!sets[at].there() || (sets[at].untried && std::strcmp(sets[at].name, most))) at--;
     return &sets[at];
 }
 
