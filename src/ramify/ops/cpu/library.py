@@ -16,8 +16,9 @@ log = logging.getLogger(__name__)
 FILE = Path(__file__).with_name("libramify_cpu.so")
 VERSION = 11
 ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: one of SETS
-SETS = ("generic", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
-MULTIPLYING_BYTES = ("avxvnni", "avx512vnni", "avx512bf16")
+SETS = ("generic", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neondot")
+MULTIPLYING_BF16 = ("avx512bf16", "amx")
+MULTIPLYING_BYTES = ("avxvnni", "avx512vnni", "avx512bf16", "amx", "neondot")
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES: dict[str, tuple[type, ...]] = {
