@@ -159,7 +159,7 @@ class Bench:
             "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
             "machine": machine(),
             "ceilings": ceilings(threads),
-            "options": {key: str(value) for key, value in vars(options).items()},
+            "options": {key: str(value) for key, value in vars(options).items() if key != "out"},
             "workloads": [{**vars(workload)} for workload in self.workloads],
             "peers": {},
             "samples": [],
