@@ -27,7 +27,9 @@ WORDS = {int: "INT", float: "NUMBER", str: "TEXT"}
 
 @dataclass(frozen=True)
 class Flag:
-    """`spellings` without dashes, the first is the one that help shows. A switch takes no value, unless with `=`."""
+    """`spellings` without dashes, the first is the one that help shows. A switch takes no value, unless with `=`; a list
+    takes all words that follow.
+    """
 
     name: str
     spellings: tuple[str, ...]
@@ -35,15 +37,11 @@ class Flag:
     kind: Any = str
     default: Any = None
     group: str = "Options"
+    is_list: bool = False
 
     @property
     def is_switch(self) -> bool:
         return self.kind is bool
-
-    @property
-    def is_list(self) -> bool:
-        """Its values are all the words that follow."""
-        return bool(self.kind == tuple[str, ...])
 
 
 @dataclass

@@ -22,9 +22,8 @@ and RAMIFY_PAGE_SIZE here. `ramify explain` shows what a run would use, and why.
 
 def setting_flags() -> list[Flag]:
     """One for each setting, by room."""
-    return [flag_of(room, each, room.__doc__ or "") for room in ROOMS.values() for each in dataclasses.fields(room)] + [
-        CONFIG_FLAG
-    ]
+    flags = [flag_of(room, each, room.__doc__ or "") for room in ROOMS.values() for each in dataclasses.fields(room)]
+    return [dataclasses.replace(flag, is_list=flag.kind == tuple[str, ...]) for flag in flags] + [CONFIG_FLAG]
 
 
 def parse(arguments: Sequence[str], prog: str, base: Settings | None = None) -> Settings:
