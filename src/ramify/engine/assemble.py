@@ -18,6 +18,7 @@ from ramify.config.settings import GrammarSettings
 from ramify.core.errors import BadRequest, StartupError
 from ramify.engine.build import load_model_tokenizer
 from ramify.engine.control import Controls
+from ramify.engine.idle import Idle
 from ramify.engine.loop import Loop
 from ramify.engine.meter import EngineMeter
 from ramify.engine.sessions import Sessions
@@ -47,8 +48,10 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None = None) -> Loop:
-    """A loop that is ready to run: weights loaded, pages allocated."""
+def assemble(
+    resolved: Resolved, channel: EngineEnd, progress: Progress | None = None, idle: Idle | None = None
+) -> Loop:
+    """A loop that is ready to run: weights loaded, pages allocated. `idle` is told when there is nothing to do."""
     guides = make_guides(resolved, channel)
     executor = make_executor(resolved, progress)
     schedule = resolved.settings.schedule
@@ -70,7 +73,7 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     )
     meter.watch(scheduler)
     profiler = None if isinstance(executor, NullExecutor) else executor.profiler
-    control = Controls(resolved, meter, sessions, profiler)
+    control = Controls(resolved, meter, sessions, profiler, idle=idle)
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
 
 

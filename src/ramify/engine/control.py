@@ -14,6 +14,7 @@ import msgspec
 
 from ramify.config.resolve import Resolved
 from ramify.core import log as logs
+from ramify.engine.idle import Idle
 from ramify.engine.loads import loads, memory
 from ramify.engine.meter import EngineMeter
 from ramify.engine.profile import NoProfiler, Profiler, TraceFolder
@@ -40,7 +41,9 @@ class Controls:
         sessions: Sessions,
         profiler: Profiler | None = None,
         clock: Callable[[], float] = time.monotonic,
+        idle: Idle | None = None,
     ) -> None:
+        self._idle = idle or Idle(None)
         self._resolved = resolved
         self._meter = meter
         self._sessions = sessions
@@ -97,11 +100,17 @@ class Controls:
 
     def tick(self, loop: Loop) -> None:
         self._waiting.tick(loop.channel)
+        self._idle.look(lambda: self._is_needed(loop))
         if self._delay and loop.flying:
             time.sleep(self._delay)
 
     def patience(self) -> float | None:
-        return self._waiting.patience()
+        due = [seconds for seconds in (self._waiting.patience(), self._idle.patience()) if seconds is not None]
+        return min(due, default=None)
+
+    def _is_needed(self, loop: Loop) -> bool:
+        """Something is computed, or would be lost with this process."""
+        return not loop.is_idle or loop.paused or len(self._sessions) > 0 or self._waiting.patience() is not None
 
     # -- requests ----------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,9 @@ class Route:
     event where the answer can be a stream, `query` the JSON types of query parameters, `names` what fields are
     called here that have other names in the engine, `tasks` what the model has to be served for. `openai`: errors are
     nested as OpenAI's. Every body is limited by --max-body-mib, every list in it where it is read.
+
+    `computes`: it needs the model's engine, which is started for it and waited for. `words`: it needs the model's
+    tokenizer and template. `orders`: an order to engines, for all that are there if none is named.
     """
 
     methods: tuple[str, ...]
@@ -55,6 +58,9 @@ class Route:
     query: Mapping[str, str] = field(default_factory=dict)
     tasks: tuple[Task, ...] = TASKS
     names: Mapping[str, str] = field(default_factory=dict)
+    computes: bool = False
+    words: bool = False
+    orders: bool = False
 
 
 def _post(path: str, auth: Auth, handler: Handler, takes: Takes, gives: Any = None, **more: Any) -> Route:
@@ -72,7 +78,10 @@ def _both(path: str, auth: Auth, handler: Handler, takes: Takes | None = None, g
 
 PLAIN = "text/plain"
 LOADS = {"include": "string", "format": "string", "dp_rank": "integer"}
-WRITES: dict[str, Any] = {"tasks": ("generate",)}
+ENGINE: dict[str, Any] = {"computes": True, "words": True}
+WORDS: dict[str, Any] = {"words": True}
+ORDER: dict[str, Any] = {"orders": True}
+WRITES: dict[str, Any] = {**ENGINE, "tasks": ("generate",)}
 CHAT: dict[str, Any] = {**WRITES, "gives": answers.ChatCompletion, "streams": answers.ChatChunk, "names": chat.NAMES}
 TEXT: dict[str, Any] = {
     **WRITES,
@@ -81,9 +90,10 @@ TEXT: dict[str, Any] = {
     "names": completions.NAMES,
 }
 GENERATED: dict[str, Any] = {**WRITES, "gives": native.Generated | list[native.Generated], "streams": native.Generated}
-ENCODED: dict[str, Any] = {"gives": encode.Encoded | list[encode.Encoded], "tasks": POOLED}
-INPUT: dict[str, Any] = {"openai": True, "names": {"input_ids": "input"}}
+ENCODED: dict[str, Any] = {"gives": encode.Encoded | list[encode.Encoded], "tasks": POOLED, **ENGINE}
+INPUT: dict[str, Any] = {**ENGINE, "openai": True, "names": {"input_ids": "input"}}
 EMBEDS: dict[str, Any] = {**INPUT, "gives": answers.EmbeddingList, "tasks": ("embed",)}
+SCORES: dict[str, Any] = {**ENGINE, "tasks": ("generate", "classify")}
 CLASSIFIES: dict[str, Any] = {**INPUT, "gives": answers.ClassList, "tasks": ("classify",)}
 
 ROUTES: tuple[Route, ...] = (
@@ -101,33 +111,35 @@ ROUTES: tuple[Route, ...] = (
     _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True, **CHAT),
     _post("/v1/embeddings", "user", embeddings.create, embeddings.TAKES, **EMBEDS),
     _post("/v1/classify", "user", classify.create, classify.TAKES, **CLASSIFIES),
-    _post("/v1/rerank", "user", rerank.create, rerank.TAKES, list[answers.Ranked], openai=True),
-    _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
-    _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
-    _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
-    _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
-    _get("/tokenizer_info", "user", tokens.tokenizer_info, answers.TokenizerInfo),
-    _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True, tasks=("generate", "classify")),
+    _post("/v1/rerank", "user", rerank.create, rerank.TAKES, list[answers.Ranked], openai=True, **ENGINE),
+    _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True, **WORDS),
+    _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True, **WORDS),
+    _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True, **WORDS),
+    _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True, **WORDS),
+    _get("/tokenizer_info", "user", tokens.tokenizer_info, answers.TokenizerInfo, **WORDS),
+    _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True, **SCORES),
     Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES, **GENERATED),
     Route(("POST", "PUT"), "/encode", "user", encode.encode, takes=encode.TAKES, **ENCODED),
     Route(("POST", "PUT"), "/classify", "user", encode.encode, takes=encode.TAKES, **ENCODED),
-    _post("/parse_function_call", "user", parsing.parse_function_call, parsing.CALLS, parsing.Calls),
-    _post("/separate_reasoning", "user", parsing.separate_reasoning, parsing.REASONING, parsing.Separated),
-    _get("/model_info", "user", native.model_info, dict[str, Any]),
-    _get("/get_model_info", "user", native.model_info, dict[str, Any]),
+    _post("/parse_function_call", "user", parsing.parse_function_call, parsing.CALLS, parsing.Calls, **WORDS),
+    _post("/separate_reasoning", "user", parsing.separate_reasoning, parsing.REASONING, parsing.Separated, **WORDS),
+    _get("/model_info", "user", native.model_info, dict[str, Any], **WORDS),
+    _get("/get_model_info", "user", native.model_info, dict[str, Any], **WORDS),
     _get("/server_info", "user", native.server_info, dict[str, Any]),
     _get("/get_server_info", "user", native.server_info, dict[str, Any]),
-    Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, text=PLAIN, query={"timeout": "number"}),
-    _post("/abort_request", "user", admin.abort_request, admin.ABORT),
-    _both("/open_session", "user", sessions.open_session, sessions.OPEN, str),
+    Route(
+        ("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, text=PLAIN, query={"timeout": "number"}, **ORDER
+    ),
+    _post("/abort_request", "user", admin.abort_request, admin.ABORT, **ORDER),
+    _both("/open_session", "user", sessions.open_session, sessions.OPEN, str, **ENGINE),
     _both("/close_session", "user", sessions.close_session, sessions.CLOSE),
     _get("/v1/loads", "user", loads.loads, loads.Loads, openai=True, query=LOADS),
-    _post("/pause_generation", "admin", controls.pause_generation, controls.PAUSE, controls.Done),
-    _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done),
+    _post("/pause_generation", "admin", controls.pause_generation, controls.PAUSE, controls.Done, **ORDER),
+    _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done, **ORDER),
     _both("/start_profile", "admin", controls.start_profile, controls.PROFILE, text=PLAIN),
     _both("/stop_profile", "admin", controls.stop_profile, text=PLAIN),
-    _post("/configure_logging", "admin", controls.configure_logging, controls.LOGGING),
-    _post("/slow_down", "admin", controls.slow_down, controls.SLOW),
-    _post("/freeze_gc", "admin", controls.freeze_gc, controls.FREEZE, text=PLAIN),
-    _post("/set_internal_state", "admin", controls.set_internal_state, controls.INTERNAL),
+    _post("/configure_logging", "admin", controls.configure_logging, controls.LOGGING, **ORDER),
+    _post("/slow_down", "admin", controls.slow_down, controls.SLOW, **ORDER),
+    _post("/freeze_gc", "admin", controls.freeze_gc, controls.FREEZE, text=PLAIN, **ORDER),
+    _post("/set_internal_state", "admin", controls.set_internal_state, controls.INTERNAL, **ORDER),
 )

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ramify.server.openai.answers import ModelCard, ModelList
+from ramify.server.openai.answers import ModelCard, ModelList, ModelStatus
 from ramify.server.sse import as_json
 from ramify.server.state import State
+from ramify.wire.notices import Phase
 
 
 async def list_models(request: Request, state: State, _: None) -> Response:
     """List the models served here."""
-    return as_json(ModelList(data=[card(state)]))
+    return as_json(ModelList(data=[card(each) for each in state.directory.states]))
 
 
 async def get_model(request: Request, state: State, _: None) -> Response:
     """Show one of the models."""
-    state.check_model(request.path_params["rest"] or "/")
-    return as_json(card(state))
+    name = request.path_params["rest"] or "/"
+    found = state.directory.find(name)
+    found.check_model(name)
+    return as_json(card(found))
 
 
 def card(state: State) -> ModelCard:
-    return ModelCard(
+    """`status` is shown where an engine may be absent: of several models, and of one that is lazy."""
+    made = ModelCard(
         id=state.resolved.served_name,
         created=state.created,
         root=state.resolved.settings.model.model_path or state.resolved.served_name,
         max_model_len=state.resolved.context,
     )
+    if state.directory.several or state.link.lazy or state.resolved.settings.model.idle_unload_after is not None:
+        made.status = ModelStatus(STATUS[state.link.phase], failed=True if state.link.why else UNSET)
+    return made
+
+
+# In the words of llama.cpp's router.
+STATUS: dict[Phase, Literal["loaded", "loading", "unloaded"]] = {
+    "asleep": "unloaded",
+    "starting": "loading",
+    "ready": "loaded",
+    "leaving": "loaded",
+    "resting": "loading",
+    "given up": "unloaded",
+}
