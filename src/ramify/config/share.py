@@ -107,24 +107,22 @@ def divide(needs: Sequence[Need], memory: int, share: float) -> list[int]:
     """Bytes for each. What is left beside what all have to have goes to the caches in equal parts; what one cannot use
     is divided among the others.
     """
-    allowed = int(memory * share)
     _check_fit(needs, memory, share)
     parts = [need.must for need in needs]
-    left = allowed - sum(parts)
-    open_ended = sorted((at for at, need in enumerate(needs) if not need.exact), key=lambda at: needs[at].most)
-    level = _level([needs[at].most for at in open_ended], left + sum(needs[at].least for at in open_ended))
-    for at in open_ended:
-        parts[at] = needs[at].fixed + max(min(needs[at].most, level), needs[at].least)
-    return parts
+    useful = [0 if need.exact else need.most - need.least for need in needs]
+    level = _level(sorted(useful), int(memory * share) - sum(parts))
+    return [part + min(more, level) for part, more in zip(parts, useful, strict=True)]
 
 
-def _level(most: Sequence[int], room: int) -> int:
-    """How much each may have, so that together they have `room`, if `most` lists what each can use, ascending."""
-    for at, useful in enumerate(most):
-        if useful * (len(most) - at) >= room:
-            return room // (len(most) - at)
-        room -= useful
-    return most[-1] if most else 0
+def _level(useful: Sequence[int], room: int) -> int:
+    """How much each may have at most, so that all together have no more than `room`; `useful` is what each has use for,
+    in ascending order.
+    """
+    for at, size in enumerate(useful):
+        if size * (len(useful) - at) >= room:
+            return room // (len(useful) - at)
+        room -= size
+    return useful[-1]
 
 
 def _check_fit(needs: Sequence[Need], memory: int, share: float) -> None:
