@@ -146,7 +146,9 @@ def test_what_is_left_is_divided_equally() -> None:
 
 
 def test_what_one_cannot_use_another_gets() -> None:
-    small, large = resolved({"name": "a", "max-running-requests": 1, "context-length": 512}, {"name": "b"}, memory=16 * GIB)
+    small, large = resolved(
+        {"name": "a", "max-running-requests": 1, "context-length": 512}, {"name": "b"}, memory=16 * GIB
+    )
     assert small.memory.pool_tokens == 512
     assert used((small, large)) > 0.69 * 16 * GIB
 
@@ -171,9 +173,9 @@ def test_a_model_that_does_not_fit_is_named() -> None:
     with pytest.raises(StartupError, match=r"^c does not fit: it needs .* GiB .*available") as caught:
         resolved({"name": "a"}, {"name": "b"}, {"name": "c"}, memory=5 * GIB)
     assert "--mem-fraction-static" in caught.value.remedy
-    with pytest.raises(StartupError, match="^a does not fit"):
+    with pytest.raises(StartupError, match=r"^a does not fit"):
         resolved({"name": "a", "max-total-tokens": 1 << 20}, {"name": "b"}, memory=8 * GIB)
-    with pytest.raises(StartupError, match="^b: .*context"):
+    with pytest.raises(StartupError, match=r"^b: .*context"):
         resolved({"name": "a"}, {"name": "b", "context-length": 1 << 20})
 
 
@@ -185,7 +187,10 @@ def test_two_models_of_one_name() -> None:
 SIZES = st.integers(0, 1 << 20)
 
 
-@given(st.lists(st.builds(Need, st.just("m"), SIZES, SIZES, SIZES, SIZES, st.booleans()), min_size=1), st.integers(0, 1 << 24))
+@given(
+    st.lists(st.builds(Need, st.just("m"), SIZES, SIZES, SIZES, SIZES, st.booleans()), min_size=1),
+    st.integers(0, 1 << 24),
+)
 def test_parts_fit_and_leave_nothing_that_somebody_can_use(needs: list[Need], more: int) -> None:
     needs = [Need(n.name, n.weights, n.activations, min(n.least, n.most), n.most, n.exact) for n in needs]
     memory = sum(need.must for need in needs) + more

@@ -8,13 +8,14 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from ramify.core.errors import EngineDead, Overloaded, UserError
+from ramify.core.errors import BadRequest, EngineDead, Overloaded, UserError
 from ramify.engine.client import Client
 from ramify.wire.notices import EngineNews, Phase
 
 log = logging.getLogger(__name__)
 
 LONGEST_START = 600.0  # seconds that a request waits for an engine
+LONGEST_LEAVE = 60.0
 DIED = "the engine has died"
 LEFT = "the engine has ended"
 DRAINING = "The server is shutting down."
@@ -49,6 +50,7 @@ class Link:
         self._asked = False  # the parent was told in this phase that it is wanted
         self._waiting: set[asyncio.Future[None]] = set()
         self._draining = False
+        self._stayed = 0  # times that it was about to leave and was held
 
     # -- for handlers ------------------------------------------------------------------------------------------------
 
@@ -110,6 +112,16 @@ class Link:
                 self._parent.want()
             await self._change(until)
 
+    async def leave(self) -> None:
+        """Until the engine is gone. Raises `BadRequest` where a request is open there."""
+        until, stayed = asyncio.get_running_loop().time() + LONGEST_LEAVE, self._stayed
+        if self.phase == "ready":
+            self._parent.unwant()
+        while self.phase != "asleep":
+            if self._stayed != stayed or self.phase not in ("ready", "leaving"):
+                raise BadRequest(f"{self.name} is in use", code="model_in_use")
+            await self._change(until)
+
     async def _change(self, until: float) -> None:
         """Until anything is different."""
         loop = asyncio.get_running_loop()
@@ -119,7 +131,7 @@ class Link:
             async with asyncio.timeout_at(until):
                 await waiter
         except TimeoutError:
-            raise Overloaded(f"{self.name} is still loading", retry_after=10) from None
+            raise Overloaded(f"{self.name} takes too long", retry_after=10) from None
         finally:
             self._waiting.discard(waiter)
 
@@ -136,6 +148,7 @@ class Link:
     # -- for the parent and the client ---------------------------------------------------------------------------------
 
     def hear(self, news: EngineNews) -> None:
+        self._stayed += self.phase == "leaving" and news.phase == "ready"
         self.phase, self.why, self._asked = news.phase, news.why, False
         if news.phase in ("asleep", "resting", "given up"):
             self._lose(LEFT if news.phase == "asleep" and not news.why else DIED)

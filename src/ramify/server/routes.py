@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import admin, controls, encode, health, loads, native, openapi, parsing, sessions
+from ramify.server import admin, controls, encode, health, loading, loads, native, openapi, parsing, sessions
 from ramify.server.openai import (
     answers,
     chat,
@@ -81,6 +81,7 @@ LOADS = {"include": "string", "format": "string", "dp_rank": "integer"}
 ENGINE: dict[str, Any] = {"computes": True, "words": True}
 WORDS: dict[str, Any] = {"words": True}
 ORDER: dict[str, Any] = {"orders": True}
+FLUSH: dict[str, Any] = {**ORDER, "text": PLAIN, "query": {"timeout": "number"}}
 WRITES: dict[str, Any] = {**ENGINE, "tasks": ("generate",)}
 CHAT: dict[str, Any] = {**WRITES, "gives": answers.ChatCompletion, "streams": answers.ChatChunk, "names": chat.NAMES}
 TEXT: dict[str, Any] = {
@@ -107,6 +108,8 @@ ROUTES: tuple[Route, ...] = (
     _get("/docs", "open", openapi.docs, text="text/html"),
     _get("/v1/models", "user", models.list_models, answers.ModelList, openai=True),
     _get("/v1/models/{model}", "user", models.get_model, answers.ModelCard, openai=True),
+    _post("/models/load", "admin", loading.load, loading.TAKES, loading.Moved, computes=True),
+    _post("/models/unload", "admin", loading.unload, loading.TAKES, loading.Moved),
     _post("/v1/completions", "user", completions.create, completions.TAKES, openai=True, **TEXT),
     _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True, **CHAT),
     _post("/v1/embeddings", "user", embeddings.create, embeddings.TAKES, **EMBEDS),
@@ -127,9 +130,7 @@ ROUTES: tuple[Route, ...] = (
     _get("/get_model_info", "user", native.model_info, dict[str, Any], **WORDS),
     _get("/server_info", "user", native.server_info, dict[str, Any]),
     _get("/get_server_info", "user", native.server_info, dict[str, Any]),
-    Route(
-        ("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, text=PLAIN, query={"timeout": "number"}, **ORDER
-    ),
+    Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, **FLUSH),
     _post("/abort_request", "user", admin.abort_request, admin.ABORT, **ORDER),
     _both("/open_session", "user", sessions.open_session, sessions.OPEN, str, **ENGINE),
     _both("/close_session", "user", sessions.close_session, sessions.CLOSE),
