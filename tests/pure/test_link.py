@@ -215,6 +215,41 @@ async def test_an_engine_that_was_gone_before_it_was_met() -> None:
     await waiting
 
 
+@in_a_loop
+async def test_a_worker_that_was_started_again_wakes_an_engine_that_sleeps() -> None:
+    """Even one that the server began with, which this worker never saw."""
+    desk = Desk(lazy=False)
+    desk.hear("asleep", 3)
+    assert desk.link.settled
+    (waiting,) = await desk.asking()
+    assert desk.parent.said == ["want"]
+    desk.hear("starting", 4)
+    await settle()
+    assert not waiting.done()
+    desk.meet()
+    await waiting
+
+
+@in_a_loop
+async def test_leaving_by_order() -> None:
+    desk = Desk()
+    desk.hear("starting")
+    desk.hear("ready")
+    desk.meet()
+    leaving = asyncio.ensure_future(desk.link.leave())
+    await settle()
+    assert desk.parent.said == ["unwant"]
+    desk.hear("leaving")
+    desk.hear("ready")
+    assert (await failure(leaving)).code == "model_in_use"
+    leaving = asyncio.ensure_future(desk.link.leave())
+    await settle()
+    desk.hear("leaving")
+    desk.hear("asleep")
+    await leaving
+    await desk.link.leave()
+
+
 # -- keeper and links together -----------------------------------------------------------------------------------------
 
 
@@ -257,6 +292,8 @@ class House:
     def stop(self) -> None:
         assert self.alive not in self.open.values(), "an engine was stopped with a request open"
         self.stopped.add(self.alive)
+
+    def kill(self) -> None: ...
 
     def publish(self) -> None:
         for queue in self.to_worker:
@@ -312,7 +349,7 @@ HAPPENS = ("request", "answer", "parent", "worker", "ready", "meet", "idle", "en
 
 
 @given(st.lists(st.tuples(st.sampled_from(HAPPENS), st.integers(0, 1)), max_size=80))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_no_request_is_lost_while_engines_leave_and_come(events: list[tuple[str, int]]) -> None:
     async def play() -> None:
         house = House()

@@ -18,6 +18,7 @@ from ramify.wire.notices import Phase
 log = logging.getLogger(__name__)
 
 MOST_ENDS, WINDOW = 5, 600.0  # engines that ended by themselves, within so many seconds, after which it is given up
+LONGEST_END = 30.0  # seconds that an engine may take to end when it is told to
 FIRST_REST, LONGEST_REST = 0.5, 30.0  # seconds before a new start; each rest is twice the one before
 
 
@@ -27,6 +28,8 @@ class Hands(Protocol):
     def start(self, number: int) -> None: ...
 
     def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
 
     def publish(self) -> None:
         """Tell every API worker about `phase`, `number` and `why`."""
@@ -45,7 +48,7 @@ class Keeper:
         self.number = 0  # of the start
         self.why = ""
         self.proved = False  # it was ready once
-        self.due: float | None = None  # when `tick` starts it
+        self.due: float | None = None  # when `tick` has something to do
         self._hands, self._clock, self._workers = hands, clock, workers
         self._ends: list[float] = []
         self._not_before = 0.0
@@ -93,7 +96,7 @@ class Keeper:
             return
         self._holding.discard(origin)
         if not self._holding:
-            self._ending = True
+            self._ending, self.due = True, self._clock() + LONGEST_END
             self._hands.stop()
 
     def ended(self, why: str) -> None:
@@ -116,8 +119,13 @@ class Keeper:
             self._rest(self._not_before, why)
 
     def tick(self) -> None:
-        """Starts it when it is due."""
-        if self.due is not None and self._clock() >= self.due:
+        """What is due: a start, or to end what does not end."""
+        if self.due is None or self._clock() < self.due:
+            return
+        if self._ending:
+            self.due = None
+            self._hands.kill()
+        else:
             self._start()
 
     def _start(self) -> None:

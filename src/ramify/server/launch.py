@@ -295,8 +295,8 @@ class _Parent:
         handover.sockets(self._folder, model, start).mkdir(mode=0o700)
         self._spawn(name, "ramify.engine.process", str(self._folder), str(model), str(start))
 
-    def stop_engine(self, name: str) -> None:
-        self._children[name].send_signal(handover.STOP)
+    def stop_engine(self, name: str, number: int = handover.STOP) -> None:
+        self._children[name].send_signal(number)
 
     def publish(self, news: EngineNews) -> None:
         for origin in list(self._orders):
@@ -340,6 +340,10 @@ class _Engine:
     def stop(self) -> None:
         log.info("the engine of %s has nothing to do and ends", self._served)
         self._parent.stop_engine(self.name)
+
+    def kill(self) -> None:
+        log.warning("the engine of %s does not end and is killed", self._served)
+        self._parent.stop_engine(self.name, signal.SIGKILL)
 
     def publish(self) -> None:
         self._parent.publish(self.news)

@@ -45,12 +45,16 @@ class Link:
         self.why = ""
         self._connect, self._parent, self._most = connect, parent, most
         self._client: Client | None = None
+        self._met = 0  # which start the client is for
         self.proved = False  # an engine was ready here once
         self._held = 0
         self._asked = False  # the parent was told in this phase that it is wanted
         self._waiting: set[asyncio.Future[None]] = set()
         self._draining = False
-        self._stayed = 0  # times that it was about to leave and was held
+        # Counted, since who waits may look only after the next news: starts that failed, and times that the engine was
+        # about to leave and was held.
+        self._failures, self._failure = 0, ""
+        self._stayed = 0
 
     # -- for handlers ------------------------------------------------------------------------------------------------
 
@@ -72,6 +76,16 @@ class Link:
     @property
     def clients(self) -> list[Client]:
         return [] if self._client is None else [self._client]
+
+    @property
+    def settled(self) -> bool:
+        """An engine is here, or none has to be."""
+        return self.lazy or self.usable or self.phase in ("asleep", "given up")
+
+    @property
+    def _begins(self) -> bool:
+        """The server itself does, and this engine with it."""
+        return not self.lazy and not self.proved and self.phase == "starting" and self.starts <= 1
 
     def check(self) -> None:
         """Raises where no request can be sent now."""
@@ -99,11 +113,13 @@ class Link:
         """Until there is an engine that takes requests; asks for it where it sleeps. One that was never ready and is
         being started anyway is not waited for: a server that begins says so, and balancers go elsewhere.
         """
-        until = asyncio.get_running_loop().time() + LONGEST_START
+        until, failures = asyncio.get_running_loop().time() + LONGEST_START, self._failures
         while not self.usable:
+            if self._failures != failures:
+                raise EngineDead(f"{self.name} could not be loaded: {self._failure}", code="model_failed")
             if self._draining or self.phase == "given up":
                 self.check()
-            if not self.lazy and not self.proved:
+            if self._begins:
                 raise self._not_yet()
             if len(self._waiting) >= self._most:
                 raise Overloaded(f"too many requests wait for {self.name} to be loaded", retry_after=5)
@@ -135,33 +151,30 @@ class Link:
         finally:
             self._waiting.discard(waiter)
 
-    def _stir(self, error: UserError | None = None) -> None:
-        """Whoever waits looks again, or fails."""
+    def _stir(self) -> None:
+        """Whoever waits looks again."""
         for waiter in self._waiting:
-            if waiter.done():
-                continue
-            if error is None:
+            if not waiter.done():
                 waiter.set_result(None)
-            else:
-                waiter.set_exception(error)
 
     # -- for the parent and the client ---------------------------------------------------------------------------------
 
     def hear(self, news: EngineNews) -> None:
         self._stayed += self.phase == "leaving" and news.phase == "ready"
-        self.phase, self.why, self._asked = news.phase, news.why, False
+        self.phase, self.starts, self.why, self._asked = news.phase, news.start, news.why, False
         if news.phase in ("asleep", "resting", "given up"):
             self._lose(LEFT if news.phase == "asleep" and not news.why else DIED)
-        elif news.start != self.starts:
+        elif news.start != self._met:
             self._lose(DIED)
             self._meet(news.start)
         if news.phase == "leaving":
             self._parent.let_go(news.start, free=not self._held)
-        failed = news.phase == "asleep" and news.why
-        self._stir(EngineDead(f"{self.name} could not be loaded: {news.why}", code="model_failed") if failed else None)
+        if news.phase == "asleep" and news.why:
+            self._failures, self._failure = self._failures + 1, news.why
+        self._stir()
 
     def _meet(self, start: int) -> None:
-        self.starts = start
+        self._met = start
         try:
             self._client = self._connect(start)
         except OSError:  # its folder is gone already, and so is it: the next news says so

@@ -71,7 +71,7 @@ async def serve(given: Handover, folder: Path, origin: int, orders: int) -> None
     """Until the parent says stop; then open requests may go on for the drain timeout."""
     directory = await _directory(given, folder, origin)
     loop = asyncio.get_running_loop()
-    handover.hear_of_engines(orders, lambda news: loop.call_soon_threadsafe(directory.hear, news) and None)
+    handover.hear_of_engines(orders, lambda news: loop.call_soon_threadsafe(directory.hear, news))
     settings = given.models[0].settings.server
     config = uvicorn.Config(
         make_app(directory),
@@ -112,7 +112,7 @@ def _state(given: Handover, folder: Path, origin: int, model: int, threads: Thre
             raise FileNotFoundError(meeting)
         client = Client(ZmqClientEnd(meeting, origin), limits_of(resolved), state.tokenizer)
         client.on_logging = lambda logging: logs.set_level(logging.log_level)
-        client.on_change = lambda: loop.call_soon_threadsafe(link.changed) and None
+        client.on_change = lambda: loop.call_soon_threadsafe(link.changed)
         client.start()
         return client
 
@@ -139,8 +139,8 @@ class _ToParent:
 
 
 async def _announce(server: uvicorn.Server, directory: Directory, given: Handover, origin: int) -> None:
-    """Ready is who listens and has heard of every engine that is not lazy."""
-    while not (server.started and all(state.link.lazy or state.link.usable for state in directory.states)):
+    """Ready is who listens, and waits for no engine that has to be there."""
+    while not (server.started and all(state.link.settled for state in directory.states)):
         await asyncio.sleep(0.005)
     handover.tell(given, WorkerReady(origin))
 

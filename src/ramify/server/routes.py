@@ -31,6 +31,7 @@ Task = Literal["generate", "embed", "classify", "reward"]
 TASKS: tuple[Task, ...] = ("generate", "embed", "classify", "reward")
 POOLED: tuple[Task, ...] = ("embed", "classify", "reward")
 Handler = Callable[[Request, State, Any], Awaitable[Any]]
+SERVERS = ("/", "/openapi.json", "/docs", "/v1/models")  # routes of the whole server
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Route:
     computes: bool = False
     words: bool = False
     orders: bool = False
+
+    @property
+    def of_a_model(self) -> bool:
+        """Of several, one can be meant."""
+        return not (self.path in SERVERS or self.path.endswith("}"))
 
 
 def _post(path: str, auth: Auth, handler: Handler, takes: Takes, gives: Any = None, **more: Any) -> Route:
