@@ -179,6 +179,8 @@ async def test_what_is_held_does_not_leave() -> None:
     desk.meet()
     with desk.link.hold():
         desk.hear("leaving")
+        desk.link.check()
+        await desk.link.engine()
     desk.hear("ready")
     await desk.link.engine()
     desk.hear("leaving")
@@ -266,6 +268,7 @@ class House:
         self.links = [self._link(origin) for origin in range(2)]
         self.keeper = Keeper("m", self, lazy=True, workers=2)
         self.tasks: list[asyncio.Task[None]] = []
+        self.reading: deque[asyncio.Future[None]] = deque()  # requests on their way to an engine
 
     def _link(self, origin: int) -> Link:
         house = self
@@ -305,6 +308,10 @@ class House:
         link = self.links[origin]
         with link.hold():
             await link.engine()
+            read = asyncio.get_running_loop().create_future()
+            self.reading.append(read)
+            await read
+            link.check()
             start = link.client.start  # type: ignore[attr-defined]
             assert start not in self.stopped, "a request was sent to an engine that was told to stop"
             answer = asyncio.get_running_loop().create_future()
@@ -314,6 +321,8 @@ class House:
     def happens(self, event: str, origin: int) -> None:
         if event == "request":
             self.tasks.append(asyncio.ensure_future(self.request(origin)))
+        elif event == "read" and self.reading:
+            self.reading.popleft().set_result(None)
         elif event == "answer" and self.open:
             answer = next(iter(self.open))
             del self.open[answer]
@@ -340,12 +349,12 @@ class House:
             for event in ("worker", "meet"):
                 self.happens(event, 0)
                 self.happens(event, 1)
-            for event in ("parent", "ready", "end", "answer"):
+            for event in ("parent", "ready", "end", "read", "answer"):
                 self.happens(event, 0)
             await settle()
 
 
-HAPPENS = ("request", "answer", "parent", "worker", "ready", "meet", "idle", "end")
+HAPPENS = ("request", "read", "answer", "parent", "worker", "ready", "meet", "idle", "end")
 
 
 @given(st.lists(st.tuples(st.sampled_from(HAPPENS), st.integers(0, 1)), max_size=80))

@@ -168,10 +168,17 @@ class Link:
             self._lose(DIED)
             self._meet(news.start)
         if news.phase == "leaving":
-            self._parent.let_go(news.start, free=not self._held)
+            self._let_go(news.start)
         if news.phase == "asleep" and news.why:
             self._failures, self._failure = self._failures + 1, news.why
         self._stir()
+
+    def _let_go(self, start: int) -> None:
+        """One who holds on keeps the engine for all: it is as ready as before, and requests go on at once."""
+        self._parent.let_go(start, free=not self._held)
+        if self._held:
+            self._stayed += 1
+            self.phase = "ready"
 
     def _meet(self, start: int) -> None:
         self._met = start
