@@ -30,7 +30,7 @@ from ramify.server.directory import Directory
 from ramify.server.link import DRAINING, Link
 from ramify.server.state import TOKENIZER_THREADS, State
 from ramify.wire.channel import ZmqClientEnd
-from ramify.wire.notices import LetGo, Unwanted, Wanted, WorkerReady
+from ramify.wire.notices import EngineNews, LetGo, Unwanted, Wanted, WorkerReady
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,11 @@ async def serve(given: Handover, folder: Path, origin: int, orders: int) -> None
     """Until the parent says stop; then open requests may go on for the drain timeout."""
     directory = await _directory(given, folder, origin)
     loop = asyncio.get_running_loop()
-    handover.hear_of_engines(orders, lambda news: loop.call_soon_threadsafe(directory.hear, news))
+
+    def hear(news: EngineNews) -> None:
+        loop.call_soon_threadsafe(directory.hear, news)
+
+    handover.hear_of_engines(orders, hear)
     settings = given.models[0].settings.server
     config = uvicorn.Config(
         make_app(directory),
@@ -112,9 +116,12 @@ def _state(given: Handover, folder: Path, origin: int, model: int, threads: Thre
             raise FileNotFoundError(meeting)
         client = Client(ZmqClientEnd(meeting, origin), limits_of(resolved), state.tokenizer)
         client.on_logging = lambda logging: logs.set_level(logging.log_level)
-        client.on_change = lambda: loop.call_soon_threadsafe(link.changed)
+        client.on_change = changed
         client.start()
         return client
+
+    def changed() -> None:
+        loop.call_soon_threadsafe(link.changed)
 
     parent, lazy = _ToParent(given, origin, model), resolved.settings.model.lazy
     link = Link(resolved.served_name, connect, parent, lazy=lazy, most=resolved.queue)

@@ -85,7 +85,7 @@ class State:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        return self._language and self._language.tokenizer
+        return None if self._language is None else self._language.tokenizer
 
     @property
     def template(self) -> ChatTemplate | None:
