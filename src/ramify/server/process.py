@@ -101,9 +101,7 @@ async def _directory(given: Handover, folder: Path, origin: int) -> Directory:
     """The models; of those that are not lazy, all that can be read is."""
     threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="ramify-text")
     states = [_state(given, folder, origin, model, threads) for model in range(len(given.models))]
-    for state in states:
-        if not state.link.lazy:
-            await state.load()
+    await asyncio.gather(*(state.load() for state in states if not state.link.lazy))
     return Directory(states)
 
 
