@@ -178,13 +178,13 @@ def test_a_model_that_cannot_start_answers_why_and_hurts_nobody(house: Server, f
 
 def test_an_engine_that_is_killed_comes_back_and_the_others_never_notice(house: Server) -> None:
     two = house.children()["engine-1"]
-    whole = {"text": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 400, "ignore_eos": True}}
-    alone = house.post("/generate", {**whole, "model": "one"})["text"]
-    house.post("/slow_down", {"forward_sleep_time": 0.005})
+    whole = {"text": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 160, "ignore_eos": True}}
+    alone = house.post("/generate", {**whole, "model": "one"}, timeout=280)["text"]
+    house.post("/slow_down", {"forward_sleep_time": 0.02})
     failed: list[int] = []
 
     def be_killed() -> None:
-        failed.append(house.request("/generate", {**whole, "model": "two"})[0])
+        failed.append(house.request("/generate", {**whole, "model": "two"}, timeout=280)[0])
 
     victim = threading.Thread(target=be_killed)
     body = json.dumps({**whole, "model": "one", "stream": True}).encode()
