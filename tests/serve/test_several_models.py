@@ -180,7 +180,7 @@ def test_an_engine_that_is_killed_comes_back_and_the_others_never_notice(house: 
     two = house.children()["engine-1"]
     whole = {"text": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 160, "ignore_eos": True}}
     alone = house.post("/generate", {**whole, "model": "one"}, timeout=280)["text"]
-    house.post("/slow_down", {"forward_sleep_time": 0.02})
+    house.request("/slow_down", {"forward_sleep_time": 0.02})
     failed: list[int] = []
 
     def be_killed() -> None:
@@ -200,7 +200,7 @@ def test_an_engine_that_is_killed_comes_back_and_the_others_never_notice(house: 
         events += stream.readlines()
     assert events[-2] == b"data: [DONE]\n"
     assert json.loads(events[-4][6:])["text"] == alone
-    house.post("/slow_down", {"forward_sleep_time": 0})
+    house.request("/slow_down", {"forward_sleep_time": 0})
     assert house.children()["engine-1"].pid != two.pid
     assert metric(house, "engine_starts_total", "two") == 2
     assert metric(house, "engine_starts_total", "one") == 1
