@@ -71,8 +71,8 @@ def models_of(line: Line, base: Settings | None = None) -> tuple[Settings, ...]:
     """The same for each of the models, of which there can be several."""
     for warning in unknown_variables(os.environ):
         print(f"ramify: {warning}", file=sys.stderr)
-    settings, path, entries = base or Settings(), line.flags.get("config") or os.environ.get(CONFIG), None
-    if path:
+    settings, entries = base or Settings(), None
+    if path := line.flags.get("config") or os.environ.get(CONFIG):
         settings, entries = from_file(settings, path)
     settings = from_environment(settings, os.environ)
     asked = {name: value for name, value in line.flags.items() if name in names() and name != "model_path"}
@@ -81,7 +81,7 @@ def models_of(line: Line, base: Settings | None = None) -> tuple[Settings, ...]:
     if entries is not None:
         if words:
             raise StartupError(f"the models are given twice: in {path}, and on the command line")
-        return of_file(settings, entries, path or "")
+        return of_file(settings, entries, str(path))
     if len(words) > 1:
         return of_words(settings, words)
     return (_with_model(settings, line),)
@@ -97,8 +97,8 @@ def _models_on(line: Line) -> list[str]:
 
 def _with_model(settings: Settings, line: Line) -> Settings:
     """The one model, if it is named."""
-    for word in line.words:
-        return overlay(settings, values_of(from_word(word), "MODEL"), "argument", lambda _: "MODEL")
+    if line.words:
+        return overlay(settings, values_of(from_word(line.words[0]), "MODEL"), "argument", lambda _: "MODEL")
     if "model_path" not in line.flags:
         return settings
     spelled = line.spelled["model_path"]
