@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ramify.config.adapters import Adaptable
 from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.resolve import PROCESS_BYTES, SHARE, SMALLEST_POOL, Budget, Resolved, resolve
@@ -24,6 +25,7 @@ class Found:
     settings: Settings
     model: ModelConfig
     folder: Path
+    adaptable: Adaptable | None = None
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Need:
     least: int
     most: int
     exact: bool = False
+    adapters: int = 0
 
     @property
     def fixed(self) -> int:
         """With a process around it."""
-        return self.weights + self.activations + PROCESS_BYTES
+        return self.weights + self.activations + self.adapters + PROCESS_BYTES
 
     @property
     def must(self) -> int:
@@ -72,7 +75,7 @@ def _alone(found: Found, machine: Machine) -> Resolved:
 def _named(found: Found, name: str, machine: Machine, budget: Budget | None) -> Resolved:
     """An error is about one of several, and says about which."""
     try:
-        return resolve(found.settings, found.model, found.folder, machine, budget)
+        return resolve(found.settings, found.model, found.folder, machine, found.adaptable, budget)
     except StartupError as e:
         raise StartupError(f"{name}: {e.cause}", e.remedy) from None
 
@@ -93,9 +96,8 @@ def _reason(count: int, settings: Settings) -> str:
 def _need(resolved: Resolved, machine: Machine) -> Need:
     plan, cache = resolved.memory, resolved.settings.cache
     least = min(min(SMALLEST_POOL, resolved.context) * plan.bytes_per_token, plan.pool)
-    need = Need(
-        resolved.served_name, plan.weights, plan.activations, least, plan.pool, cache.max_total_tokens is not None
-    )
+    exact = cache.max_total_tokens is not None
+    need = Need(resolved.served_name, plan.weights, plan.activations, least, plan.pool, exact, plan.adapters)
     if not is_own(resolved.settings, "mem_fraction_static") or need.exact:
         return need
     assert cache.mem_fraction_static is not None
@@ -131,7 +133,8 @@ def _check_fit(needs: Sequence[Need], memory: int, share: float) -> None:
         if need.must > left:
             raise StartupError(
                 f"{need.name} does not fit: it needs {need.must / GIB:.2f} GiB (weights {need.weights / GIB:.2f}, "
-                f"activations {need.activations / GIB:.2f}, its process {PROCESS_BYTES / GIB:.2f}, KV cache "
+                f"activations {need.activations / GIB:.2f}, adapters {need.adapters / GIB:.2f}, its process "
+                f"{PROCESS_BYTES / GIB:.2f}, KV cache "
                 f"{'' if need.exact else 'at least '}{(need.must - need.fixed) / GIB:.2f}), and of the "
                 f"{memory / GIB:.2f} GiB available {share:.0%} may be used, of which the models before it leave "
                 f"{max(left, 0) / GIB:.2f}",
@@ -142,11 +145,11 @@ def _check_fit(needs: Sequence[Need], memory: int, share: float) -> None:
 
 def table(models: Sequence[Resolved]) -> Iterator[str]:
     """Who has what: a line for each model, and one for all."""
-    heads = ("model", "weights", "activations", "process", "KV cache", "tokens", "together")
+    heads = ("model", "weights", "activations", "process", "adapters", "KV cache", "tokens", "together")
     rows = [_row(model) for model in models]
     memory = models[0].memory.available
     total = sum(_total(model) for model in models)
-    cells = [heads, *rows, ("all", "", "", "", "", "", f"{_mib(total)} of {_mib(memory)}")]
+    cells = [heads, *rows, ("all", *[""] * 6, f"{_mib(total)} of {_mib(memory)}")]
     widths = [max(len(row[at]) for row in cells) for at in range(len(heads))]
     for row in cells:
         first, *others = (
@@ -158,13 +161,14 @@ def table(models: Sequence[Resolved]) -> Iterator[str]:
 
 def _row(model: Resolved) -> tuple[str, ...]:
     plan = model.memory
-    sizes = (_mib(size) for size in (plan.weights, plan.activations, PROCESS_BYTES, plan.pool))
+    sizes = (_mib(size) for size in (plan.weights, plan.activations, PROCESS_BYTES, plan.adapters, plan.pool))
     lazy = " (lazy)" if model.settings.model.lazy else ""
     return (model.served_name + lazy, *sizes, f"{plan.pool_tokens:,}", _mib(_total(model)))
 
 
 def _total(model: Resolved) -> int:
-    return model.memory.weights + model.memory.activations + PROCESS_BYTES + model.memory.pool
+    plan = model.memory
+    return plan.weights + plan.activations + plan.adapters + PROCESS_BYTES + plan.pool
 
 
 def _mib(size: int) -> str:

@@ -138,7 +138,7 @@ class Client:
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
-    def order(self, name: str, **args: Any) -> Future[Any]:
+    def order(self, name: str, /, **args: Any) -> Future[Any]:
         """A question or an order; the future has its answer, or raises `UserError`."""
         future: Future[Any] = Future()
         if self.died is not None:
@@ -174,12 +174,10 @@ class Client:
         return [*known, *(tokens[1:] if begins else tokens)]
 
     def _adopted(self, future: Future[Any]) -> None:
+        """The engine's loop goes round, and has told how it logs."""
         if future.exception() is None:
-            self._begin()
-
-    def _begin(self) -> None:
-        self.ready.set()
-        self.on_change()
+            self.ready.set()
+            self.on_change()
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +190,7 @@ class Client:
                 elif isinstance(message, Answer):
                     self._answer(message)
                 elif isinstance(message, Hello):
-                    self._begin()
+                    log.debug("the engine has loaded")
                 elif isinstance(message, Logging):
                     self.logging = message
                     self.on_logging(message)

@@ -33,13 +33,14 @@ class Directory:
         return len(self.states) > 1
 
     def find(self, name: str | None) -> State:
-        """By the served name; else by the path of the model or its last part; `base:adapter` is the model `base`.
-        Raises `NotFound`. Where there is one model it is always that one, which looks at the name itself.
+        """By the served name; else by the path of the model or its last part; `base:adapter` is the model `base`, and
+        `adapter` alone the one model that has any. Raises `NotFound`. Where there is one model it is always that one,
+        which looks at the name itself.
         """
         if name in UNNAMED or not self.several:
             return self.first
         assert name is not None
-        found = self._known(name) or self._known(name.partition(":")[0])
+        found = self._known(name) or self._known(name.partition(":")[0]) or self._adapted(name)
         if found is not None:
             return found
         raise NotFound(
@@ -51,6 +52,11 @@ class Directory:
     def _known(self, name: str) -> State | None:
         called = [state for state in self.states if name == state.resolved.served_name]
         return next(iter(called or [state for state in self.states if name in state.names]), None)
+
+    def _adapted(self, name: str) -> State | None:
+        """The model of an adapter, whose engine knows whether there is one of that name."""
+        adapted = [state for state in self.states if state.resolved.adapters is not None]
+        return adapted[0] if len(adapted) == 1 and ":" not in name else None
 
     @property
     def listed(self) -> str:

@@ -20,7 +20,7 @@ from ramify.server.sse import as_json
 from ramify.server.state import State
 
 # By the word in `include`: the name of the section in the answer. Those of features that are not here have no section.
-SECTIONS = {"core": "core", "memory": "memory", "spec": "", "lora": "", "disagg": "", "queues": "queues"}
+SECTIONS = {"core": "core", "memory": "memory", "spec": "", "lora": "lora", "disagg": "", "queues": "queues"}
 ALL = "all"
 
 
@@ -62,7 +62,7 @@ async def _load(state: State, wanted: list[str]) -> dict[str, Any]:
     """Of one model."""
     found = await asyncio.wrap_future(state.client.order("loads"))
     named = {"model": state.resolved.served_name} if state.directory.several else {}
-    return named | found["core"] | {name: found[name] for name in wanted if name != "core"}
+    return named | found["core"] | {name: found[name] for name in wanted if name != "core" and name in found}
 
 
 def _sections(include: str | None) -> list[str]:

@@ -123,7 +123,7 @@ def _state(given: Handover, folder: Path, origin: int, model: int, threads: Thre
 
     parent, lazy = _ToParent(given, origin, model), resolved.settings.model.lazy
     link = Link(resolved.served_name, connect, parent, lazy=lazy, most=resolved.queue)
-    state = State(resolved, link, threads)
+    state = State(resolved, link, threads, folder)
     return state
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import admin, controls, encode, health, loading, loads, native, openapi, parsing, sessions
+from ramify.server import adapters, admin, controls, encode, health, loading, loads, native, openapi, parsing, sessions
 from ramify.server.openai import (
     answers,
     chat,
@@ -85,6 +85,8 @@ def _both(path: str, auth: Auth, handler: Handler, takes: Takes | None = None, g
 PLAIN = "text/plain"
 LOADS = {"include": "string", "format": "string", "dp_rank": "integer"}
 ENGINE: dict[str, Any] = {"computes": True, "words": True}
+WAKES: dict[str, Any] = {"computes": True}
+AS_VLLM: dict[str, Any] = {**WAKES, "openai": True, "text": PLAIN}
 WORDS: dict[str, Any] = {"words": True}
 ORDER: dict[str, Any] = {"orders": True}
 FLUSH: dict[str, Any] = {**ORDER, "text": PLAIN, "query": {"timeout": "number"}}
@@ -141,6 +143,18 @@ ROUTES: tuple[Route, ...] = (
     _both("/open_session", "user", sessions.open_session, sessions.OPEN, str, **ENGINE),
     _both("/close_session", "user", sessions.close_session, sessions.CLOSE),
     _get("/v1/loads", "user", loads.loads, loads.Loads, openai=True, query=LOADS),
+    _post("/load_lora_adapter", "admin", adapters.load, adapters.LOAD, adapters.Loaded, **WAKES),
+    _post(
+        "/load_lora_adapter_from_tensors",
+        "admin",
+        adapters.load_from_tensors,
+        adapters.FROM_TENSORS,
+        adapters.Loaded,
+        **WAKES,
+    ),
+    _post("/unload_lora_adapter", "admin", adapters.unload, adapters.UNLOAD, adapters.Loaded, **WAKES),
+    _post("/v1/load_lora_adapter", "admin", adapters.load_as_vllm, adapters.LOAD_AS_VLLM, **AS_VLLM),
+    _post("/v1/unload_lora_adapter", "admin", adapters.unload_as_vllm, adapters.UNLOAD_AS_VLLM, **AS_VLLM),
     _post("/pause_generation", "admin", controls.pause_generation, controls.PAUSE, controls.Done, **ORDER),
     _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done, **ORDER),
     _both("/start_profile", "admin", controls.start_profile, controls.PROFILE, text=PLAIN),

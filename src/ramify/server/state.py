@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ramify.config.generation import read_sampling_defaults
@@ -60,6 +61,7 @@ class State:
     resolved: Resolved
     link: Link
     threads: ThreadPoolExecutor
+    folder: Path  # of this run, for files that nobody else may read
     created: int = field(default_factory=lambda: int(time.time()))
     warned: set[str] = field(default_factory=set)
     directory: Directory = field(init=False)  # in which it stands, with the others
@@ -122,14 +124,32 @@ class State:
         """Raises where no request can be taken now."""
         self.link.check()
 
+    def adapter_in(self, model: str) -> str:
+        """The adapter that a model's name means, `MODEL:ADAPTER` or just `ADAPTER`: whether there is one of that name
+        the engine knows. Empty for the model alone. Raises for a model that is not served.
+        """
+        if model in self.names:
+            return ""
+        behind = [model.removeprefix(f"{name}:") for name in self.names if model.startswith(f"{name}:")]
+        named = behind[0] if behind else model
+        if self.resolved.adapters is None or not named or ":" in named:
+            raise self.not_served(model)
+        return named
+
     def check_model(self, name: str) -> None:
-        """Raises for a model that is not the one served."""
-        if name not in self.names:
-            raise NotFound(
-                f"The model '{name}' does not exist. This server has '{self.resolved.served_name}'.",
-                param="model",
-                code="model_not_found",
-            )
+        """Raises for a model that is not served."""
+        self.adapter_in(name)
+
+    def not_served(self, model: str) -> NotFound:
+        return NotFound(
+            f"The model '{model}' does not exist. This server has '{self.resolved.served_name}'.",
+            param="model",
+            code="model_not_found",
+        )
+
+    def told_as(self, model: str) -> str:
+        """What an answer calls the model that a request named so."""
+        return model if self.adapter_in(model) else self.resolved.served_name
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 10; }
+int ramify_version() { return 11; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -287,6 +287,13 @@ void ramify_delta(int bf16, const void* x, const void* step, const void* rate, c
     bf16 ? chosen->others->delta_bf16(a) : chosen->others->delta_f32(a);
 }
 
+void ramify_lora(int bf16, void* y, const void* x, const void* runs, const void* parts, int64_t count, int64_t slots,
+                 int64_t most, int64_t inputs, int64_t x_stride, int64_t y_stride) {
+    const Lora a = {y,     x,    (const LoraRun*)runs, (const LoraPart*)parts, count, slots,
+                    most,  inputs, x_stride,           y_stride};
+    bf16 ? chosen->others->lora_bf16(a) : chosen->others->lora_f32(a);
+}
+
 }  // extern "C"
 
 namespace {
@@ -299,6 +306,7 @@ const Replayable replayable[] = {
     REPLAYABLE(ramify_layer_norm), REPLAYABLE(ramify_grouped),  REPLAYABLE(ramify_combine),
     REPLAYABLE(ramify_conv),      REPLAYABLE(ramify_ssd),       REPLAYABLE(ramify_delta),
     REPLAYABLE(ramify_linear_int8), REPLAYABLE(ramify_embed_int8), REPLAYABLE(ramify_linear_int4),
+    REPLAYABLE(ramify_lora),
 #undef REPLAYABLE
 };
 
