@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -108,12 +108,12 @@ def serve(port: int, workers: int) -> None:
 
     plain = launch._Parent._spawn
 
-    def spawn(self: launch._Parent, name: str, module: str, *arguments: str) -> None:
-        plain(self, name, "surface_engine" if name == "engine" else module, *arguments)
+    def spawn(self: launch._Parent, name: str, module: str, *arguments: str, inherits: Sequence[int] = ()) -> None:
+        plain(self, name, "surface_engine" if name == "engine" else module, *arguments, inherits=inherits)
 
     launch._Parent._spawn = spawn  # type: ignore[method-assign]
     asked = {"port": port, "load_format": "none", "api_workers": workers, "max_running_requests": 512}
-    launch.serve(prepare(overlay(Settings(), {**asked, "log_interval": 0, "drain_timeout": 1}, "benchmark")))
+    launch.serve([prepare(overlay(Settings(), {**asked, "log_interval": 0, "drain_timeout": 1}, "benchmark"))])
 
 
 def serve_bare(port: int, tokens: int) -> None:

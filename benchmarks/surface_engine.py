@@ -44,6 +44,6 @@ if STEP:
     assemble.make_executor = lambda resolved, progress=None: PacedExecutor(resolved.model.vocab)
 
 if __name__ == "__main__":
-    code = process.main(Path(sys.argv[1]))
+    code = process.main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
     sys.stderr.flush()
     os._exit(code)

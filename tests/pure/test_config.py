@@ -132,7 +132,7 @@ def test_the_model_by_position_or_by_flag() -> None:
     assert parse(["--model-path", "m"], "t").model.model_path == "m"
     assert parse(["--model", "m"], "t").model.model_path == "m"
     assert parse(["--tp", "1", "m"], "t").model.model_path == "m"
-    with pytest.raises(StartupError, match="twice"):
+    with pytest.raises(UsageError, match="one model is taken here"):
         parse(["a", "--model-path", "b"], "t")
 
 
@@ -286,7 +286,7 @@ def decide_directly(**rooms: object) -> Resolved:
         (["--port"], "--port needs a value", "--port=VALUE"),
         (["--port", "--tp", "1"], "--port needs a value", ""),
         (["-x"], "no flag '-x'", ""),
-        (["a", "b"], "one model is served", ""),
+        (["a", "b"], "one MODEL stands", "--model"),
     ],
 )
 def test_command_lines_that_cannot_be_read(arguments: list[str], says: str, remedy: str) -> None:

@@ -116,7 +116,7 @@ def test_over_sockets(tmp_path: Path) -> None:
         exchange(engine, client)
     engine.broadcast(Hello())
     assert [client.receive() for client in clients] == [Hello()] * 2
-    clients[0].lose_engine()
+    clients[0].close("the engine has died")
     assert clients[0].receive() == Farewell("the engine has died")
     engine.close()
     assert isinstance(clients[1].receive(), Farewell)

@@ -58,7 +58,7 @@ class Server:
         return self
 
     def children(self) -> dict[str, psutil.Process]:
-        """By role: engine, api-0, ..."""
+        """By role: engine, engine-1 for the second model, api-0, ..."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
             try:
@@ -66,9 +66,9 @@ class Server:
             except (psutil.ZombieProcess, psutil.NoSuchProcess):
                 continue  # it has just ended
             if "ramify.engine.process" in words:
-                found["engine"] = child
+                found["engine" if words[4] == "0" else f"engine-{words[4]}"] = child
             elif "ramify.server.process" in words:
-                found[f"api-{words[-1]}"] = child
+                found[f"api-{words[4]}"] = child
         return found
 
     def everybody(self) -> list[psutil.Process]:

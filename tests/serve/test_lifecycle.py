@@ -93,7 +93,7 @@ def test_killing_the_parent_leaves_nobody(folder: str) -> None:
     all_gone(everybody)
 
 
-def test_killing_the_engine_fails_open_requests_and_health(slow_folder: Path) -> None:
+def test_killing_the_engine_fails_open_requests_and_it_is_started_again(slow_folder: Path) -> None:
     with running(str(slow_folder), "--load-format", "dummy") as server:
         waiting = [
             in_background(server, "/generate", {**LONG, "rid": "whole"}),
@@ -112,9 +112,12 @@ def test_killing_the_engine_fails_open_requests_and_health(slow_folder: Path) ->
         assert stream[2].endswith(b"data: [DONE]\n\n")
         assert server.request("/health")[0] == 503
         assert server.request("/ready")[0] == 503
-        status, _, body = server.request("/generate", {"text": PROMPT})
-        assert status == 503
-        assert b"the engine has died" in body
+        # Who comes now waits for the next engine.
+        again = server.post("/generate", {"text": PROMPT, "sampling_params": {"max_new_tokens": 2}})
+        assert again["meta_info"]["completion_tokens"] == 2
+        assert server.request("/health")[0] == 200
+        assert server.metric("engine_starts_total") == 2
+        assert server.metric("num_requests_total") == 1
 
 
 def test_a_killed_api_worker_is_started_again(slow_folder: Path) -> None:

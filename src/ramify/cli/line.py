@@ -27,8 +27,8 @@ WORDS = {int: "INT", float: "NUMBER", str: "TEXT"}
 
 @dataclass(frozen=True)
 class Flag:
-    """`spellings` without dashes, the first is the one that help shows. A switch takes no value, unless with `=`; a list
-    takes all words that follow.
+    """`spellings` without dashes, the first is the one that help shows. A switch takes no value, unless with `=`; a
+    list takes all words that follow.
     """
 
     name: str

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import textwrap
 from collections.abc import Iterator
 
-from ramify.cli.settings import parse
+from ramify.cli.settings import parse_models
 from ramify.config.resolve import Decision, Resolved
 from ramify.config.settings import names
+from ramify.config.share import table
 from ramify.core import log as logs
+
+log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 
 
 def serve(arguments: list[str]) -> int:
-    settings = parse(arguments, "ramify serve")
-    logs.setup(settings.log.log_level, role="ramify")
-    from ramify.engine.build import prepare
+    asked = parse_models(arguments, "ramify serve")
+    logs.setup(asked[0].log.log_level, role="ramify")
+    from ramify.engine.build import prepare_all
     from ramify.server.launch import serve as run
 
-    return run(prepare(settings))
+    models = prepare_all(asked)
+    if len(models) > 1:
+        for line in table(models):
+            log.info("%s", line)
+    return run(models)
 
 
 def explain(arguments: list[str]) -> int:
-    settings = parse(arguments, "ramify explain")
+    asked = parse_models(arguments, "ramify explain")
     logs.setup("warning", role="ramify")
-    from ramify.engine.build import prepare
+    from ramify.engine.build import prepare_all
 
-    show(prepare(settings))
+    models = prepare_all(asked)
+    for model in models:
+        if len(models) > 1:
+            print(f"== {model.served_name}\n")
+        show(model)
+        if len(models) > 1:
+            print()
+    if len(models) > 1:
+        print("Memory of all models")
+        print("\n".join(f"  {line}" for line in table(models)))
     return 0
 
 

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 from ramify.cli.line import Flag, Line, describe, flag_of, take
 from ramify.config.flags import NEEDLESS, NEEDLESS_WITH_VALUE, SGLANG, instead_of
-from ramify.config.read import CONFIG, from_environment, from_yaml, overlay, unknown_variables
+from ramify.config.read import CONFIG, from_environment, from_file, overlay, unknown_variables
 from ramify.config.settings import ROOMS, Settings, names, spellings
+from ramify.config.several import from_word, of_file, of_words, values_of
 from ramify.core.errors import StartupError, UsageError
 
 CONFIG_FLAG = Flag("config", ("config",), "YAML file of settings; flags and environment win over it.", group="Settings")
 MODEL = ("MODEL", "Folder or hub id (org/model); the same as --model-path. Without it the bundled demo model.")
+SEVERAL = "ramify serve holds several models: --model [NAME=]PATH[:embedding] for each, or `models` in the file."
 ABOUT = """\
 Every flag is also a key of the file that --config names, and an environment variable: --page-size is page_size there
 and RAMIFY_PAGE_SIZE here. `ramify explain` shows what a run would use, and why."""
@@ -28,11 +30,20 @@ def setting_flags() -> list[Flag]:
 
 def parse(arguments: Sequence[str], prog: str, base: Settings | None = None) -> Settings:
     """Settings from flags over environment over `--config` over `base`; exits with help."""
+    return settings_of(_line(arguments, prog, ABOUT), base)
+
+
+def parse_models(arguments: Sequence[str], prog: str) -> tuple[Settings, ...]:
+    """The same of a server, which can have several models: the settings of each."""
+    return models_of(_line(arguments, prog, f"{ABOUT}\n\n{SEVERAL}"))
+
+
+def _line(arguments: Sequence[str], prog: str, about: str) -> Line:
     line = take_settings(arguments)
     if line.help:
-        print(describe(f"{prog} [MODEL] [options]", ABOUT, setting_flags(), [MODEL]))
+        print(describe(f"{prog} [MODEL] [options]", about, setting_flags(), [MODEL]))
         sys.exit(0)
-    return settings_of(line, base)
+    return line
 
 
 def take_settings(arguments: Sequence[str], own: Sequence[Flag] = ()) -> Line:
@@ -49,26 +60,48 @@ def take_settings(arguments: Sequence[str], own: Sequence[Flag] = ()) -> Line:
 
 def settings_of(line: Line, base: Settings | None = None) -> Settings:
     """The settings that a command line asks for, by its flags, its file and the environment around it."""
+    first, *others = models_of(line, base)
+    if others:
+        raise UsageError(f"one model is taken here, and there are {1 + len(others)}", "ramify serve takes several.")
+    return first
+
+
+def models_of(line: Line, base: Settings | None = None) -> tuple[Settings, ...]:
+    """The same for each of the models, of which there can be several."""
     for warning in unknown_variables(os.environ):
         print(f"ramify: {warning}", file=sys.stderr)
-    settings, path = base or Settings(), line.flags.get("config") or os.environ.get(CONFIG)
-    if path:
-        settings = from_yaml(settings, path)
+    settings, entries = base or Settings(), None
+    if path := line.flags.get("config") or os.environ.get(CONFIG):
+        settings, entries = from_file(settings, path)
     settings = from_environment(settings, os.environ)
-    asked = {name: value for name, value in line.flags.items() if name in names()}
+    asked = {name: value for name, value in line.flags.items() if name in names() and name != "model_path"}
     settings = overlay(settings, asked, "flag", lambda name: line.spelled[name])
-    return _with_model(settings, line)
+    words = _models_on(line)
+    if entries is not None:
+        if words:
+            raise StartupError(f"the models are given twice: in {path}, and on the command line")
+        return of_file(settings, entries, str(path))
+    if len(words) > 1:
+        return of_words(settings, words)
+    return (_with_model(settings, line),)
+
+
+def _models_on(line: Line) -> list[str]:
+    """The model that stands without a flag, and those with one."""
+    if line.words[1:]:
+        said = f"one MODEL stands without a flag, and there are {len(line.words)}: {', '.join(line.words)}"
+        raise UsageError(said, "Give the others with --model.")
+    return [*line.words, *line.lists.get("model_path", ())]
 
 
 def _with_model(settings: Settings, line: Line) -> Settings:
-    """The model that stands without a flag."""
-    if not line.words:
+    """The one model, if it is named."""
+    if line.words:
+        return overlay(settings, values_of(from_word(line.words[0]), "MODEL"), "argument", lambda _: "MODEL")
+    if "model_path" not in line.flags:
         return settings
-    if line.words[1:]:
-        raise UsageError(f"one model is served, and there are {len(line.words)}: {', '.join(line.words)}")
-    if "model_path" in line.flags:
-        raise StartupError("the model is given twice: as an argument and as --model-path")
-    return overlay(settings, {"model_path": line.words[0]}, "argument", lambda _: "MODEL")
+    spelled = line.spelled["model_path"]
+    return overlay(settings, values_of(from_word(line.flags["model_path"]), spelled), "flag", lambda _: spelled)
 
 
 def refuse_missing(arguments: Sequence[str], own: Sequence[Flag] = ()) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "RAMIFY_"
 CONFIG = f"{PREFIX}CONFIG"  # the one variable that is no setting
+MODELS = "models"  # the one key of a file that is none
 MAX_FILE = 1 << 20  # bytes
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 NOTHING: tuple[Any, ...] = (None, False, "", "none", "None", (), [], {})  # what asks for nothing, whatever its name
@@ -239,12 +240,21 @@ class _Loader(yaml.SafeLoader):
 
 def from_yaml(settings: Settings, path: str) -> Settings:
     """A YAML mapping of names to values."""
+    found, models = from_file(settings, path)
+    if models is not None:
+        raise StartupError(f"--config {path} has several models, and here there is one")
+    return found
+
+
+def from_file(settings: Settings, path: str) -> tuple[Settings, Any]:
+    """The same, and what stands under `models`, if anything does."""
     loaded = _load(path)
     if loaded is None:
-        return settings
+        return settings, None
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise StartupError(f"--config {path} should map names to values, like `port: 30000`")
-    return overlay(settings, loaded, f"the file {path}", lambda key: f"--config {path}: {key}")
+    models = loaded.pop(MODELS, None)
+    return overlay(settings, loaded, f"the file {path}", lambda key: f"--config {path}: {key}"), models
 
 
 def _load(path: str) -> Any:

@@ -28,6 +28,7 @@ QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PROCESS_BYTES = 600 << 20  # torch, Python and the API process, measured
 UNLIMITED = 1 << 40  # tokens of no bytes
+SHARE = 0.7  # of the memory that is free at start
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB, MIB = 1 << 30, 1 << 20
 STATES, LEAST_STATES = 3, 2  # of a request that runs, and of a server
@@ -46,6 +47,14 @@ class Decision:
 
     name: str
     value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a model may take of a memory that it shares with others, in bytes, and why that much."""
+
+    size: int
     reason: str
 
 
@@ -133,10 +142,15 @@ class _Notes:
 
 
 def resolve(
-    settings: Settings, model: ModelConfig, folder: Path, machine: Machine, adaptable: Adaptable | None = None
+    settings: Settings,
+    model: ModelConfig,
+    folder: Path,
+    machine: Machine,
+    adaptable: Adaptable | None = None,
+    budget: Budget | None = None,
 ) -> Resolved:
     """Decide everything; raises `StartupError` with a remedy where what was asked cannot be. `adaptable`: there are
-    adapters.
+    adapters. With a `budget` that is what the model may take, and otherwise its share of the machine's memory.
     """
     _check(settings)
     note = _Notes(settings.sources)
@@ -165,10 +179,22 @@ def resolve(
     if model.encoder is None:
         beside = 0 if adapters is None else adapters.size
         memory = _plan_memory(
-            settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, beside, note
+            settings,
+            model,
+            machine,
+            dtype,
+            quantization,
+            kv_dtype,
+            context,
+            rows,
+            page_size,
+            chunk,
+            beside,
+            budget,
+            note,
         )
     else:
-        memory = _plan_without_pages(settings, model, machine, dtype, quantization, chunk, note)
+        memory = _plan_without_pages(settings, model, machine, dtype, quantization, chunk, budget, note)
     attention = _attention(settings, model, machine, dtype, note)
     return Resolved(
         settings=settings,
@@ -467,14 +493,15 @@ def _plan_memory(
     page_size: int,
     chunk: int,
     beside: int,
+    budget: Budget | None,
     note: _Notes,
 ) -> MemoryPlan:
     element = ELEMENT_BYTES[dtype]
     weights = weight_bytes(model, dtype, quantization, quantized_of(model.raw))
     per_token = kv_bytes(model, kv_dtype)
     activations = _activations(model, chunk + rows, rows, element)
-    share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
-    room = int(machine.memory * share) - weights - activations - PROCESS_BYTES - beside
+    share, allowed = _allowed(settings, machine, budget, note)
+    room = allowed - weights - activations - PROCESS_BYTES - beside
     useful = rows * context
     asked = settings.cache.max_total_tokens
     state = state_bytes(model, dtype)
@@ -523,6 +550,16 @@ def _plan_memory(
         state,
         beside,
     )
+
+
+def _allowed(settings: Settings, machine: Machine, budget: Budget | None, note: _Notes) -> tuple[float, int]:
+    """The share of the memory that may be used, and its bytes."""
+    if budget is not None:
+        share = budget.size / machine.memory
+        note("mem_fraction_static", round(share, 3), budget.reason)
+        return share, budget.size
+    share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (SHARE, ON_CPU))
+    return share, int(machine.memory * share)
 
 
 def _state_slots(settings: Settings, size: int, per_token: int, room: int, rows: int, useful: int, note: _Notes) -> int:
@@ -583,14 +620,15 @@ def _plan_without_pages(
     dtype: str,
     quantization: str,
     chunk: int,
+    budget: Budget | None,
     note: _Notes,
 ) -> MemoryPlan:
     """Weights and one step."""
     element = ELEMENT_BYTES[dtype]
     weights = weight_bytes(model, dtype, quantization, quantized_of(model.raw))
     activations = _activations(model, chunk, 0, element)
-    share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
-    if weights + activations + PROCESS_BYTES > machine.memory * share:
+    share, allowed = _allowed(settings, machine, budget, note)
+    if weights + activations + PROCESS_BYTES > allowed:
         raise StartupError(
             f"the model does not fit: weights {_gib(weights)}, a step of {chunk} tokens {_gib(activations)}, and of "
             f"the {_gib(machine.memory)} available {share:.0%} may be used",

@@ -95,6 +95,10 @@ class ModelSettings:
     linear_backend: Literal["auto", "packed", "torch"] = setting("auto", "Who multiplies with weights.")
     random_seed: int = setting(0, "Seed of dummy weights and of the policy `random`.", within=Range(0, 2**63 - 1))
     weight_version: str = setting("default", "A label for these weights, shown in answers.")
+    lazy: bool = setting(False, "Start the model's engine when the first request wants it.")
+    idle_unload_after: float | None = setting(
+        None, "Seconds without a request after which the engine ends, until the next request.", within=Range(0.1, DAY)
+    )
 
 
 @dataclass(frozen=True)

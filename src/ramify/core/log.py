@@ -7,6 +7,7 @@ import sys
 from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+served_model: ContextVar[str] = ContextVar("served_model", default="")  # where a server has several
 
 PLAIN = "%(asctime)s %(levelname).1s %(role)s%(request)s %(message)s"
 MAX_LINE = 8192
@@ -21,8 +22,9 @@ class _Context(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.role = self.role
-        rid = request_id.get()
-        record.request = f" [{printable(rid)}]" if rid else ""
+        rid, model = request_id.get(), served_model.get()
+        about = f" {printable(model)}" if model else ""
+        record.request = f"{about} [{printable(rid)}]" if rid else about
         return True
 
 

@@ -21,6 +21,7 @@ from ramify.config.settings import GrammarSettings
 from ramify.core.errors import BadRequest, StartupError, UserError
 from ramify.engine.build import load_model_tokenizer
 from ramify.engine.control import Controls
+from ramify.engine.idle import Idle
 from ramify.engine.loop import Loop
 from ramify.engine.meter import EngineMeter
 from ramify.engine.sessions import Sessions
@@ -55,8 +56,10 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None = None) -> Loop:
-    """A loop that is ready to run: weights loaded, pages allocated."""
+def assemble(
+    resolved: Resolved, channel: EngineEnd, progress: Progress | None = None, idle: Idle | None = None
+) -> Loop:
+    """A loop that is ready to run: weights loaded, pages allocated. `idle` is told when there is nothing to do."""
     guides = make_guides(resolved, channel)
     executor = make_executor(resolved, progress)
     schedule, registry = resolved.settings.schedule, make_registry(resolved, executor, channel)
@@ -81,7 +84,7 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     if registry is not None:
         registry.watch(scheduler.requests.values)
     profiler = None if isinstance(executor, NullExecutor) else executor.profiler
-    control = Controls(resolved, meter, sessions, profiler, adapters=registry)
+    control = Controls(resolved, meter, sessions, profiler, idle=idle, adapters=registry)
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from ramify.adapters.config import FILE, MAX_CONFIG, read_config
 from ramify.config import gguf
 from ramify.config.adapters import ALL, Adaptable, AdapterPath, named_paths
 from ramify.config.generation import read_sampling_defaults
-from ramify.config.machine import read_machine
+from ramify.config.machine import Machine, read_machine
 from ramify.config.model import ModelConfig
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
+from ramify.config.several import is_own
+from ramify.config.share import Found, resolve_all
 from ramify.config.source import locate
 from ramify.core.errors import StartupError, UserError
 from ramify.models.adapted import chosen, sites_of, target_of
@@ -26,6 +29,27 @@ def prepare(settings: Settings) -> Resolved:
     """Find the model, look at all its files, decide. Imports no torch. What is wrong with a folder is found here,
     before any process is started; only a tokenizer that transformers has to convert is not tried.
     """
+    found = find(settings)
+    gguf.forget()
+    return resolve(found.settings, found.model, found.folder, machine_here(), found.adaptable)
+
+
+def prepare_all(asked: Sequence[Settings]) -> tuple[Resolved, ...]:
+    """The same for all models of a server, which share its memory."""
+    if len(asked) == 1:
+        return (prepare(asked[0]),)
+    found = [find(settings) for settings in asked]
+    gguf.forget()
+    shares = [each.cache.mem_fraction_static for each in asked if not is_own(each, "mem_fraction_static")]
+    return resolve_all(found, machine_here(), next(iter(shares), None))
+
+
+def machine_here() -> Machine:
+    return replace(read_machine(), kernels=instruction_set())
+
+
+def find(settings: Settings) -> Found:
+    """A model and all its files, looked at."""
     dummy = settings.model.load_format in ("dummy", "none")
     folder = locate(settings.model.model_path, settings.model.revision, weights=not dummy)
     model = choose_model(folder, settings.model)
@@ -37,9 +61,7 @@ def prepare(settings: Settings) -> Resolved:
     words = folder if asked is None else locate(asked, weights=False)
     if not settings.model.skip_tokenizer_init:
         check_tokenizer(words, settings.model.chat_template)
-    gguf.forget()
-    machine = replace(read_machine(), kernels=instruction_set())
-    return resolve(settings, model, folder, machine, adaptable(settings, model))
+    return Found(settings, model, folder, adaptable(settings, model))
 
 
 def adaptable(settings: Settings, model: ModelConfig) -> Adaptable | None:

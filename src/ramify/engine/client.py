@@ -38,6 +38,7 @@ class Client:
         self.tokenizer = tokenizer
         self.logging = Logging()
         self.on_logging: Callable[[Logging], None] = lambda logging: None
+        self.on_change: Callable[[], None] = lambda: None  # it is ready, or has died; on the receiving thread
         self.died: str | None = None  # why the engine is gone
         self.ready = threading.Event()
         self._end = end
@@ -56,6 +57,10 @@ class Client:
     def close(self) -> None:
         self._end.close()
         self._thread.join(timeout=5)
+
+    def lose(self, reason: str) -> None:
+        """The engine's process is gone and may not have said so."""
+        self._end.close(reason)
 
     @property
     def open_requests(self) -> int:
@@ -140,7 +145,11 @@ class Client:
             future.set_exception(EngineDead(self.died))
             return future
         ticket = next(self._tickets)
-        self._answers[ticket] = future
+        with self._opening:
+            self._answers[ticket] = future
+        if self.died is not None:  # meanwhile: whoever emptied the table may not have seen this one
+            self._fail_answers(EngineDead(self.died))
+            return future
         self._end.send(Control(ticket, self._end.origin, name, args))
         return future
 
@@ -165,8 +174,10 @@ class Client:
         return [*known, *(tokens[1:] if begins else tokens)]
 
     def _adopted(self, future: Future[Any]) -> None:
+        """The engine's loop goes round, and has told how it logs."""
         if future.exception() is None:
             self.ready.set()
+            self.on_change()
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +190,7 @@ class Client:
                 elif isinstance(message, Answer):
                     self._answer(message)
                 elif isinstance(message, Hello):
-                    self.ready.set()
+                    log.debug("the engine has loaded")
                 elif isinstance(message, Logging):
                     self.logging = message
                     self.on_logging(message)
@@ -244,10 +255,15 @@ class Client:
             finish = Finish.abort(farewell.reason, error.status, "engine_dead")
             self._deliver(generation.deliver, generation.fail(finish))
         self._flush()
-        for future in self._answers.values():
+        self._fail_answers(error)
+        self.on_change()
+
+    def _fail_answers(self, error: UserError) -> None:
+        with self._opening:
+            waiting, self._answers = list(self._answers.values()), {}
+        for future in waiting:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
-        self._answers.clear()
 
 
 class _InLoop:

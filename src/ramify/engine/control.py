@@ -18,6 +18,7 @@ from ramify.config.resolve import Resolved
 from ramify.core import log as logs
 from ramify.core.errors import BadRequest
 from ramify.engine.ask import ADAPTERS_OFF
+from ramify.engine.idle import Idle
 from ramify.engine.loads import loads, memory
 from ramify.engine.meter import EngineMeter
 from ramify.engine.profile import NoProfiler, Profiler, TraceFolder
@@ -44,9 +45,12 @@ class Controls:
         sessions: Sessions,
         profiler: Profiler | None = None,
         clock: Callable[[], float] = time.monotonic,
+        idle: Idle | None = None,
         adapters: Registry | None = None,
     ) -> None:
+        self._idle = idle or Idle(None)
         self._adapters = adapters
+        self._adapters_at_start = self._adapter_names()
         self._resolved = resolved
         self._meter = meter
         self._sessions = sessions
@@ -106,11 +110,18 @@ class Controls:
 
     def tick(self, loop: Loop) -> None:
         self._waiting.tick(loop.channel)
+        self._idle.look(lambda: self._is_needed(loop))
         if self._delay and loop.flying:
             time.sleep(self._delay)
 
     def patience(self) -> float | None:
-        return self._waiting.patience()
+        due = [seconds for seconds in (self._waiting.patience(), self._idle.patience()) if seconds is not None]
+        return min(due, default=None)
+
+    def _is_needed(self, loop: Loop) -> bool:
+        """Something is computed, or would be lost with this process."""
+        kept = loop.paused or len(self._sessions) > 0 or self._adapter_names() != self._adapters_at_start
+        return kept or not loop.is_idle or self._waiting.patience() is not None
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -178,6 +189,9 @@ class Controls:
         return self._sessions.prefix(turn, args["offset"], args["drop_output"])
 
     # -- adapters ----------------------------------------------------------------------------------------------------
+
+    def _adapter_names(self) -> set[str]:
+        return set() if self._adapters is None else {record["name"] for record in self._adapters.listed()}
 
     def _registry(self) -> Registry:
         if self._adapters is None:

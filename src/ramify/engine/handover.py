@@ -1,7 +1,11 @@
 """What the parent gives its child processes: everything resolved, in one file of a folder only they can enter.
 
-Children also inherit three pipe ends. The *lifeline* closes when the parent is gone, however it went: then a child
-goes too. The *pulse* closes when the engine is gone. On the *news* pipe a child says one line when it is ready.
+    FOLDER/handover             a `Handover`
+    FOLDER/<model>.<start>/     the sockets between an engine, of the <start>th start, and the API workers
+
+Children also inherit the ends of two pipes. The *lifeline* closes when the parent is gone, however it went: then a
+child goes too. On the *news* pipe they tell the parent what `wire.notices` has. API workers have a third, the *orders*,
+on which the parent tells each of them about the engines.
 """
 
 from __future__ import annotations
@@ -17,20 +21,26 @@ from typing import Any
 import msgspec
 
 from ramify.config.resolve import Resolved
+from ramify.wire.notices import EngineNews, Lines, ToParent, line_of, to_worker
 
 FILE = "handover"
 
 
 @dataclass(frozen=True)
 class Handover:
-    """`workers` API workers; the listening socket is inherited as file descriptor `listener`."""
+    """All models, the first being the one that is meant where none is named; `workers` API workers; the listening
+    socket is inherited as file descriptor `listener`.
+    """
 
-    resolved: Resolved
+    models: tuple[Resolved, ...]
     workers: int
     listener: int
     lifeline: int
-    pulse: int
     news: int
+
+    @property
+    def several(self) -> bool:
+        return len(self.models) > 1
 
 
 def write(folder: Path, handover: Handover) -> None:
@@ -56,20 +66,34 @@ def _decode(kind: type, value: Any) -> Any:
     raise TypeError(f"{kind.__name__} is not handed over")
 
 
-def watch(pipe: int, gone: Callable[[], None], name: str) -> None:
-    """Call `gone` on a thread of its own when the other end of a pipe is closed."""
-
-    def wait() -> None:
-        while os.read(pipe, 64):
-            pass
-        gone()
-
-    threading.Thread(target=wait, name=name, daemon=True).start()
+def sockets(folder: Path, model: int, start: int) -> Path:
+    """Where an engine and the API workers meet. Every start has a folder of its own, so that nothing which was sent to
+    an engine that is gone can reach the next.
+    """
+    return folder / f"{model}.{start}"
 
 
 def follow_parent(handover: Handover) -> None:
     """Go at once when the parent is gone: nobody is left to drain for."""
-    watch(handover.lifeline, lambda: os._exit(1), "ramify-lifeline")
+
+    def wait() -> None:
+        while os.read(handover.lifeline, 64):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="ramify-lifeline", daemon=True).start()
+
+
+def hear_of_engines(orders: int, hear: Callable[[EngineNews], None]) -> None:
+    """Call `hear` on a thread of its own with all that the parent tells."""
+
+    def read_on() -> None:
+        lines = Lines()
+        while (found := lines.read(orders)) is not None:
+            for line in found:
+                hear(to_worker(line))
+
+    threading.Thread(target=read_on, name="ramify-orders", daemon=True).start()
 
 
 STOP = signal.SIGUSR1
@@ -83,6 +107,6 @@ def leave_signals_to_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def tell(handover: Handover, line: str) -> None:
-    """One line of news for the parent; short enough to be written at once."""
-    os.write(handover.news, f"{line}\n".encode()[:512])
+def tell(handover: Handover, notice: ToParent) -> None:
+    """Something for the parent to know; from any thread."""
+    os.write(handover.news, line_of(notice))

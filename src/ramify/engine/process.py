@@ -1,4 +1,4 @@
-"""The engine as a process of its own: `python -m ramify.engine.process FOLDER`, started by the server."""
+"""An engine as a process of its own: `python -m ramify.engine.process FOLDER MODEL START`, started by the server."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ from ramify.core import log as logs
 from ramify.core.errors import StartupError
 from ramify.engine import handover
 from ramify.engine.assemble import assemble
+from ramify.engine.idle import Idle
 from ramify.engine.loop import Loop
 from ramify.wire.channel import ZmqClientEnd, ZmqEngineEnd
 from ramify.wire.messages import Control, Hello
+from ramify.wire.notices import EngineFailed, EngineIdle, EngineReady
 
 log = logging.getLogger(__name__)
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, model: int, start: int) -> int:
     given = handover.read(folder)
-    logs.setup(given.resolved.settings.log.log_level, role="engine")
+    resolved, meeting = given.models[model], handover.sockets(folder, model, start)
+    role = f"engine {resolved.served_name}" if given.several else "engine"
+    logs.setup(resolved.settings.log.log_level, role=role)
     handover.follow_parent(given)
     handover.leave_signals_to_parent()
     signal.signal(handover.STOP, lambda *_: os._exit(0))  # while loading there is nothing to finish
-    channel = ZmqEngineEnd(folder, given.workers)
+    channel = ZmqEngineEnd(meeting, given.workers)
+    idle = Idle(resolved.settings.model.idle_unload_after, lambda: handover.tell(given, EngineIdle(model, start)))
     try:
-        loop = assemble(given.resolved, channel, _progress())
+        loop = assemble(resolved, channel, _progress(), idle)
     except StartupError as e:
-        handover.tell(given, f"failed {str(e).encode('unicode_escape').decode()}")
+        handover.tell(given, EngineFailed(model, start, str(e)))
         return 1
     except MemoryError:
-        handover.tell(given, "failed there is not enough memory to load the model")
+        handover.tell(given, EngineFailed(model, start, "there is not enough memory to load the model"))
         return 1
-    _stop_when_told(folder)
+    _stop_when_told(meeting)
     channel.broadcast(Hello())
-    handover.tell(given, "engine ready")
-    if not given.resolved.settings.model.skip_tokenizer_init:
+    handover.tell(given, EngineReady(model, start))
+    if not resolved.settings.model.skip_tokenizer_init:
         loop.scheduler.guides.warm()
     return _run(loop)
 
@@ -54,9 +59,9 @@ def _run(loop: Loop) -> int:
     return 0
 
 
-def _stop_when_told(folder: Path) -> None:
+def _stop_when_told(meeting: Path) -> None:
     """The signal becomes a message, so that the loop ends between steps."""
-    end = ZmqClientEnd(folder, origin=STOPPER)
+    end = ZmqClientEnd(meeting, origin=STOPPER)
     signal.signal(handover.STOP, lambda *_: end.send(Control(0, STOPPER, "stop")))
 
 
@@ -90,6 +95,6 @@ def _lines(done: int, total: int) -> None:
 
 
 if __name__ == "__main__":
-    code = main(Path(sys.argv[1]))
+    code = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
     sys.stderr.flush()
     os._exit(code)  # threads of libraries must not keep a finished engine alive

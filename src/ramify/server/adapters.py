@@ -128,7 +128,7 @@ async def unload_as_vllm(request: Request, state: State, asked: UnloadAsVllm) ->
 
 async def listed(state: State) -> list[dict[str, Any]]:
     """Every adapter that requests can name; `path` as others may see it."""
-    if state.resolved.adapters is None:
+    if state.resolved.adapters is None or not state.link.usable:
         return []
     records = await asyncio.wrap_future(state.client.order("adapters"))
     return [record | {"path": OF_TENSORS if _was_sent(state, record["path"]) else record["path"]} for record in records]

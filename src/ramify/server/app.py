@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import msgspec
@@ -32,9 +32,10 @@ from ramify.core.errors import (
     UserError,
     WrongMethod,
 )
-from ramify.core.log import request_id
+from ramify.core.log import request_id, served_model
 from ramify.engine.ask import check_task
 from ramify.server import auth, errors
+from ramify.server.directory import Directory
 from ramify.server.routes import ROUTES, Route
 from ramify.server.sse import disconnected
 from ramify.server.state import State
@@ -51,15 +52,15 @@ MAX_ID = 128
 MAX_KEYS = 256
 
 
-def make_app(state: State) -> ASGIApp:
+def make_app(directory: Directory) -> ASGIApp:
     """The application of one API worker."""
-    return _Frame(_Dispatch(state))
+    return _Frame(_Dispatch(directory))
 
 
 class _Dispatch:
     """Finds the route: by its whole path, or by its beginning where it ends in a parameter."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, directory: Directory) -> None:
         self._exact: dict[str, dict[str, _Endpoint]] = {}
         self._open_ended: dict[str, dict[str, _Endpoint]] = {}
         for route in ROUTES:
@@ -67,7 +68,7 @@ class _Dispatch:
             if path.endswith("}"):
                 table, path = self._open_ended, path[: path.index("{")]
             for method in route.methods:
-                table.setdefault(path, {})[method] = _Endpoint(route, state)
+                table.setdefault(path, {})[method] = _Endpoint(route, directory)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
@@ -127,56 +128,95 @@ def _request_id(scope: Scope) -> str:
 class _Endpoint:
     """One route as an ASGI application."""
 
-    def __init__(self, route: Route, state: State) -> None:
+    def __init__(self, route: Route, directory: Directory) -> None:
         self._route = route
-        self._state = state
+        self._directory = directory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         request = Request(scope, receive)
-        try:
-            response = await self._respond(request)
-        except ClientDisconnect:
-            log.debug("%s: the client left", self._route.path)
-            return
-        except asyncio.CancelledError:
-            raise
-        except Exception as e:  # noqa: BLE001  (one bad request must not hurt another)
-            response = self._failed(e)
-        log.debug("%s %s %d %.3fs", scope["method"], scope["path"], response.status_code, time.monotonic() - started)
-        await response(scope, receive, send)
+        with contextlib.ExitStack() as held:
+            try:
+                response = await self._respond(request, held)
+            except ClientDisconnect:
+                log.debug("%s: the client left", self._route.path)
+                return
+            except asyncio.CancelledError:
+                raise
+            except Exception as e:  # noqa: BLE001  (one bad request must not hurt another)
+                response = self._failed(e)
+            seconds = time.monotonic() - started
+            log.debug("%s %s %d %.3fs", scope["method"], scope["path"], response.status_code, seconds)
+            await response(scope, receive, send)
 
-    async def _respond(self, request: Request) -> Any:
-        settings = self._state.resolved.settings.server
+    async def _respond(self, request: Request, held: contextlib.ExitStack) -> Any:
+        """The answer; `held` keeps what it needs until it is sent."""
+        settings = self._directory.first.resolved.settings.server
         if (
             len(request.headers) > MAX_HEADERS
             or sum(len(k) + len(v) for k, v in request.headers.raw) > MAX_HEADER_BYTES
         ):
             raise HeadersTooLarge("too many headers, or too long ones")
         auth.check(request, self._route.auth, settings)
-        check_served(self._route, self._state.resolved.model.head)
-        if self._route.takes is None:
-            return await self._route.handler(request, self._state, None)
-        body = await self._body(request, settings.max_body_mib << 20, self._route.takes.optional)
-        if unknown := self._route.takes.unknown(body):
-            warn_of_unknown(self._state, request, unknown)
-        return await self._while_connected(request, self._route.takes.read(body))
+        takes = self._route.takes
+        if takes is None:
+            return await self._of(request, self._named(request, {}), None, held)
+        body = await self._body(request, settings.max_body_mib << 20, takes.optional)
+        return await self._of(request, self._named(request, body), body, held)
 
-    async def _while_connected(self, request: Request, asked: Any) -> Any:
-        """The handler's answer; raises `ClientDisconnect`, with the handler cancelled, if nobody waits for it."""
-        working = asyncio.ensure_future(self._route.handler(request, self._state, asked))
-        leaving = asyncio.ensure_future(disconnected(request.receive))
-        try:
-            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise ClientDisconnect
-            return working.result()
-        finally:
-            for task in (working, leaving):
-                if not task.done():
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, UserError):
-                        await task
+    def _named(self, request: Request, body: dict[str, Any]) -> str | None:
+        """The model that a request names, if it does. Of several models one can be named on any route; what does not
+        know the field otherwise does not see it.
+        """
+        takes, query = self._route.takes, request.query_params.get("model")
+        if not self._directory.several:
+            return None
+        known = takes is not None and "model" in takes.honoured
+        name = body.get("model", query) if known else body.pop("model", query)
+        if name is not None and not isinstance(name, str):
+            raise BadRequest("model should be a string", param="model")
+        return name
+
+    async def _of(
+        self, request: Request, name: str | None, body: dict[str, Any] | None, held: contextlib.ExitStack
+    ) -> Any:
+        if name is None and self._route.orders and self._directory.several:
+            return await self._of_all(request, body)
+        state = self._directory.find(name)
+        if self._directory.several:
+            served_model.set(state.resolved.served_name)
+        check_served(self._route, state.resolved.model.head)
+        answering = self._answer(request, state, self._read(request, state, body), held)
+        return await (answering if body is None else _while_connected(request, answering))
+
+    async def _of_all(self, request: Request, body: dict[str, Any] | None) -> Any:
+        """An order that names nobody is for every engine that is there. The first refusal is the answer, if there is
+        one.
+        """
+        responses = []
+        for state in self._directory.states:
+            if state.link.usable:
+                asked = self._read(request, state, body)
+                responses.append(await self._route.handler(request, state, asked))
+        if not responses:
+            self._directory.first.check_open()
+        return next((response for response in responses if response.status_code >= 400), responses[0])
+
+    def _read(self, request: Request, state: State, body: dict[str, Any] | None) -> Any:
+        if body is None:
+            return None
+        assert self._route.takes is not None
+        if unknown := self._route.takes.unknown(body):
+            warn_of_unknown(state, request, unknown)
+        return self._route.takes.read(body)
+
+    async def _answer(self, request: Request, state: State, asked: Any, held: contextlib.ExitStack) -> Any:
+        if self._route.words:
+            await state.load()
+        if self._route.computes:
+            held.enter_context(state.link.hold())
+            await state.link.engine()
+        return await self._route.handler(request, state, asked)
 
     async def _body(self, request: Request, limit: int, optional: bool) -> dict[str, Any]:
         """The JSON object that is the body."""
@@ -211,6 +251,23 @@ class _Endpoint:
         if isinstance(told, InternalError) and not isinstance(error, UserError):
             log.error("%s failed", self._route.path, exc_info=error)
         return errors.respond(errors.renamed(told, self._route.names), self._route.openai)
+
+
+async def _while_connected(request: Request, answering: Coroutine[Any, Any, Any]) -> Any:
+    """The handler's answer; raises `ClientDisconnect`, with the handler cancelled, if nobody waits for it."""
+    working = asyncio.ensure_future(answering)
+    leaving = asyncio.ensure_future(disconnected(request.receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, UserError):
+                    await task
 
 
 def check_served(route: Route, head: Head | None) -> None:

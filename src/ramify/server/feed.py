@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ramify.core.errors import BadRequest
 from ramify.engine.ask import Ask
+from ramify.engine.client import Client
 from ramify.engine.engine import raise_if_failed
 from ramify.engine.generation import Generation, News
 from ramify.server.requestlog import request_log
@@ -29,17 +30,17 @@ class Feed:
                 f"{asked} sequences in one request are more than the {min(most, MAX_SEQUENCES)} this server takes",
                 param="n",
             )
-        self._state = state
+        self._client = state.client  # of this engine, whichever comes after it
         self._loop = asyncio.get_running_loop()
         self._news: list[News] = []
         self._waiter: asyncio.Future[None] | None = None
         self.generations: list[Generation] = []
         self._lines = request_log(state, logged)
         self._announced = False
-        deliver = state.client.into(self._put)
+        deliver = self._client.into(self._put)
         try:
             for ask in asks:
-                self.generations += state.client.open(ask, deliver)
+                self.generations += self._client.open(ask, deliver)
         except BaseException:
             self.close()
             raise
@@ -68,7 +69,7 @@ class Feed:
                     timer.cancel()
         for news in self._news:
             if news.finish is not None and news.generation.submit.turn is not None:
-                await _settled(self._state)
+                await _settled(self._client)
                 break
         if self._news:
             raise_if_failed(self._news[0])
@@ -88,15 +89,15 @@ class Feed:
     def close(self) -> None:
         """Nobody is interested any more."""
         for generation in self.generations:
-            self._state.client.abort(generation)
+            self._client.abort(generation)
             self._lines.finished(generation)
 
 
-async def _settled(state: State) -> None:
+async def _settled(client: Client) -> None:
     """Whoever hears of the end of a session's turn may go on from it at once, and through another worker: first the
     engine has to have heard the last word on it, which it has when it answers what was asked later.
     """
-    await asyncio.wrap_future(state.client.order("ping"))
+    await asyncio.wrap_future(client.order("ping"))
 
 
 def _give_up(waiter: asyncio.Future[None]) -> None:

@@ -14,6 +14,8 @@ from starlette.responses import PlainTextResponse, Response
 import ramify
 from ramify.core.errors import BadRequest
 from ramify.engine.meter import CONTENT_TYPE
+from ramify.server.health import meant
+from ramify.server.metrics import as_label, joined
 from ramify.server.sse import as_json
 from ramify.server.state import State
 
@@ -23,7 +25,9 @@ ALL = "all"
 
 
 class Loads(msgspec.Struct, kw_only=True):
-    """One entry of `loads` for each replica, which is one. Numbers of the section core stand in it directly."""
+    """One entry of `loads` for each replica, which is one; of several models, for each whose engine is there, with its
+    `model`. Numbers of the section core stand in it directly.
+    """
 
     timestamp: str
     version: str
@@ -39,19 +43,26 @@ async def loads(request: Request, state: State, _: None) -> Response:
     if form not in ("json", "prometheus"):
         raise BadRequest(f"format should be json or prometheus, not {form!r}", param="format")
     _check_rank(request.query_params.get("dp_rank"))
-    found = await asyncio.wrap_future(state.client.order("loads"))
-    load = found["core"] | {name: found[name] for name in wanted if name != "core" and name in found}
+    states = [each for each in meant(request, state) if each.link.usable or not state.directory.several]
+    found = [await _load(each, wanted) for each in states]
     if form == "prometheus":
-        return PlainTextResponse(_exposition(load), media_type=CONTENT_TYPE)
+        return PlainTextResponse(joined([_exposition(load) for load in found]), media_type=CONTENT_TYPE)
     return as_json(
         Loads(
             timestamp=datetime.now(UTC).isoformat(),
             version=ramify.__version__,
             accelerator=state.resolved.device,
             num_accelerators=1,
-            loads=[load],
+            loads=found,
         )
     )
+
+
+async def _load(state: State, wanted: list[str]) -> dict[str, Any]:
+    """Of one model."""
+    found = await asyncio.wrap_future(state.client.order("loads"))
+    named = {"model": state.resolved.served_name} if state.directory.several else {}
+    return named | found["core"] | {name: found[name] for name in wanted if name != "core" and name in found}
 
 
 def _sections(include: str | None) -> list[str]:
@@ -72,10 +83,11 @@ def _check_rank(rank: str | None) -> None:
 
 
 def _exposition(load: dict[str, Any]) -> str:
-    """Gauges `sglang_<key>`, and `sglang_<section>_<key>`."""
+    """Gauges `sglang_<key>`, and `sglang_<section>_<key>`, with the model where there are several."""
     flat: dict[str, Any] = {}
     for key, value in load.items():
         flat |= {f"{key}_{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
-    rank = flat.pop("dp_rank")
-    lines = [f'# TYPE sglang_{name} gauge\nsglang_{name}{{dp_rank="{rank}"}} {value}\n' for name, value in flat.items()]
+    model = f',model_name="{as_label(flat.pop("model"))}"' if "model" in flat else ""
+    of = f'{{dp_rank="{flat.pop("dp_rank")}"{model}}}'
+    lines = [f"# TYPE sglang_{name} gauge\nsglang_{name}{of} {value}\n" for name, value in flat.items()]
     return "".join(lines)

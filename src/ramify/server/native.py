@@ -278,5 +278,6 @@ def parsers_of(state: State) -> dict[str, str | None]:
 
 async def server_info(request: Request, state: State, _: None) -> Response:
     """Every resolved setting, and the state of the engine."""
-    engine = await asyncio.wrap_future(state.client.order("state"))
+    asleep = state.link.phase == "asleep"
+    engine = {} if asleep else await asyncio.wrap_future(state.client.order("state"))
     return as_json({**server_info_of(state.resolved, engine), "frontend": "python"})

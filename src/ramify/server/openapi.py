@@ -113,6 +113,9 @@ def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
 def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name, kind in route.query.items():
         yield {"name": name, "in": "query", "required": False, "schema": {"type": kind}}
+    if route.of_a_model and (route.takes is None or "model" not in route.takes.honoured):
+        of = "of several models, the one that is meant; a field of that name in the body says the same"
+        yield {"name": "model", "in": "query", "required": False, "schema": {"type": "string"}, "description": of}
 
 
 def _responses(route: Route) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""One API worker as a process: `python -m ramify.server.process FOLDER ORIGIN`, started by `server.launch`."""
+"""One API worker as a process: `python -m ramify.server.process FOLDER ORIGIN ORDERS`, started by
+`server.launch`; ORDERS is the pipe on which the parent tells it of the engines.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ramify.core import log as logs
 from ramify.engine import handover
-from ramify.engine.build import load_model_tokenizer
 from ramify.engine.client import Client
 from ramify.engine.engine import limits_of
 from ramify.engine.handover import Handover
 from ramify.server.app import make_app
-from ramify.server.state import State, make_state
+from ramify.server.directory import Directory
+from ramify.server.link import DRAINING, Link
+from ramify.server.state import TOKENIZER_THREADS, State
 from ramify.wire.channel import ZmqClientEnd
+from ramify.wire.notices import EngineNews, LetGo, Unwanted, Wanted, WorkerReady
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +48,13 @@ TOO_MANY = (
 )
 
 
-def main(folder: Path, origin: int) -> int:
+def main(folder: Path, origin: int, orders: int) -> int:
     given = handover.read(folder)
-    logs.setup(given.resolved.settings.log.log_level, role=f"api-{origin}")
+    logs.setup(given.models[0].settings.log.log_level, role=f"api-{origin}")
     handover.follow_parent(given)
     handover.leave_signals_to_parent()
-    tokenizer = load_model_tokenizer(given.resolved)
-    end = ZmqClientEnd(folder, origin)
-    handover.watch(given.pulse, end.lose_engine, "ramify-pulse")
-    client = Client(end, limits_of(given.resolved), tokenizer)
-    client.on_logging = lambda logging: logs.set_level(logging.log_level)
-    state = make_state(given.resolved, client, tokenizer, folder)
-    client.start()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(given, state, origin))
+        runner.run(serve(given, folder, origin, orders))
     return 0
 
 
@@ -69,11 +67,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(given: Handover, state: State, origin: int) -> None:
+async def serve(given: Handover, folder: Path, origin: int, orders: int) -> None:
     """Until the parent says stop; then open requests may go on for the drain timeout."""
-    settings = given.resolved.settings.server
+    directory = await _directory(given, folder, origin)
+    loop = asyncio.get_running_loop()
+
+    def hear(news: EngineNews) -> None:
+        loop.call_soon_threadsafe(directory.hear, news)
+
+    handover.hear_of_engines(orders, hear)
+    settings = given.models[0].settings.server
     config = uvicorn.Config(
-        make_app(state),
+        make_app(directory),
         http=functools.partial(LimitedProtocol, most=settings.max_connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
@@ -84,27 +89,73 @@ async def serve(given: Handover, state: State, origin: int) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.drain_timeout) + AFTER_DRAIN,
     )
-    server = _Server(config, state)
+    server = _Server(config, directory)
     listener = socket.socket(fileno=given.listener)
-    announce = asyncio.create_task(_announce(server, state, given, origin))
+    announce = asyncio.create_task(_announce(server, directory, given, origin))
     await server.serve(sockets=[listener])
     announce.cancel()
-    state.client.close()
+    directory.close()
 
 
-async def _announce(server: uvicorn.Server, state: State, given: Handover, origin: int) -> None:
-    """Ready is who listens and has heard of the engine."""
-    while not (server.started and state.client.ready.is_set()):
+async def _directory(given: Handover, folder: Path, origin: int) -> Directory:
+    """The models; of those that are not lazy, all that can be read is."""
+    threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="ramify-text")
+    states = [_state(given, folder, origin, model, threads) for model in range(len(given.models))]
+    await asyncio.gather(*(state.load() for state in states if not state.link.lazy))
+    return Directory(states)
+
+
+def _state(given: Handover, folder: Path, origin: int, model: int, threads: ThreadPoolExecutor) -> State:
+    resolved, loop = given.models[model], asyncio.get_running_loop()
+
+    def connect(start: int) -> Client:
+        meeting = handover.sockets(folder, model, start)
+        if not meeting.is_dir():
+            raise FileNotFoundError(meeting)
+        client = Client(ZmqClientEnd(meeting, origin), limits_of(resolved), state.tokenizer)
+        client.on_logging = lambda logging: logs.set_level(logging.log_level)
+        client.on_change = changed
+        client.start()
+        return client
+
+    def changed() -> None:
+        loop.call_soon_threadsafe(link.changed)
+
+    parent, lazy = _ToParent(given, origin, model), resolved.settings.model.lazy
+    link = Link(resolved.served_name, connect, parent, lazy=lazy, most=resolved.queue)
+    state = State(resolved, link, threads, folder)
+    return state
+
+
+class _ToParent:
+    """What the link of one model says."""
+
+    def __init__(self, given: Handover, origin: int, model: int) -> None:
+        self._given, self._origin, self._model = given, origin, model
+
+    def want(self) -> None:
+        handover.tell(self._given, Wanted(self._model))
+
+    def unwant(self) -> None:
+        handover.tell(self._given, Unwanted(self._model))
+
+    def let_go(self, start: int, free: bool) -> None:
+        handover.tell(self._given, LetGo(self._origin, self._model, start, free))
+
+
+async def _announce(server: uvicorn.Server, directory: Directory, given: Handover, origin: int) -> None:
+    """Ready is who listens, and waits for no engine that has to be there."""
+    while not (server.started and all(state.link.settled for state in directory.states)):
         await asyncio.sleep(0.005)
-    handover.tell(given, f"api {origin} ready")
+    handover.tell(given, WorkerReady(origin))
 
 
 class _Server(uvicorn.Server):
     """Says that it drains as soon as it does, and tells those that it cannot wait for."""
 
-    def __init__(self, config: uvicorn.Config, state: State) -> None:
+    def __init__(self, config: uvicorn.Config, directory: Directory) -> None:
         super().__init__(config)
-        self._state = state
+        self._directory = directory
         self._loop = asyncio.get_running_loop()
 
     @contextlib.contextmanager
@@ -113,14 +164,14 @@ class _Server(uvicorn.Server):
         yield
 
     def handle_exit(self, sig: int, frame) -> None:  # type: ignore[no-untyped-def]
-        self._state.draining = True
         self._loop.call_soon_threadsafe(self._drain)
         super().handle_exit(sig, frame)
 
     def _drain(self) -> None:
-        log.info("draining: %d requests are open", self._state.client.open_requests)
-        seconds = self._state.resolved.settings.server.drain_timeout
-        self._loop.call_later(seconds, self._state.client.give_up, "The server is shutting down.")
+        log.info("draining: %d requests are open", self._directory.open_requests)
+        self._directory.drain()
+        seconds = self._directory.first.resolved.settings.server.drain_timeout
+        self._loop.call_later(seconds, self._directory.give_up, DRAINING)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -180,6 +231,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 if __name__ == "__main__":
-    code = main(Path(sys.argv[1]), int(sys.argv[2]))
+    code = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
     sys.stderr.flush()
     os._exit(code)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import adapters, admin, controls, encode, health, loads, native, openapi, parsing, sessions
+from ramify.server import adapters, admin, controls, encode, health, loading, loads, native, openapi, parsing, sessions
 from ramify.server.openai import (
     answers,
     chat,
@@ -31,6 +31,7 @@ Task = Literal["generate", "embed", "classify", "reward"]
 TASKS: tuple[Task, ...] = ("generate", "embed", "classify", "reward")
 POOLED: tuple[Task, ...] = ("embed", "classify", "reward")
 Handler = Callable[[Request, State, Any], Awaitable[Any]]
+SERVERS = ("/", "/openapi.json", "/docs", "/v1/models")  # routes of the whole server
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Route:
     event where the answer can be a stream, `query` the JSON types of query parameters, `names` what fields are
     called here that have other names in the engine, `tasks` what the model has to be served for. `openai`: errors are
     nested as OpenAI's. Every body is limited by --max-body-mib, every list in it where it is read.
+
+    `computes`: it needs the model's engine, which is started for it and waited for. `words`: it needs the model's
+    tokenizer and template. `orders`: an order to engines, for all that are there if none is named.
     """
 
     methods: tuple[str, ...]
@@ -55,6 +59,14 @@ class Route:
     query: Mapping[str, str] = field(default_factory=dict)
     tasks: tuple[Task, ...] = TASKS
     names: Mapping[str, str] = field(default_factory=dict)
+    computes: bool = False
+    words: bool = False
+    orders: bool = False
+
+    @property
+    def of_a_model(self) -> bool:
+        """Of several, one can be meant."""
+        return not (self.path in SERVERS or self.path.endswith("}"))
 
 
 def _post(path: str, auth: Auth, handler: Handler, takes: Takes, gives: Any = None, **more: Any) -> Route:
@@ -72,7 +84,13 @@ def _both(path: str, auth: Auth, handler: Handler, takes: Takes | None = None, g
 
 PLAIN = "text/plain"
 LOADS = {"include": "string", "format": "string", "dp_rank": "integer"}
-WRITES: dict[str, Any] = {"tasks": ("generate",)}
+ENGINE: dict[str, Any] = {"computes": True, "words": True}
+WAKES: dict[str, Any] = {"computes": True}
+AS_VLLM: dict[str, Any] = {**WAKES, "openai": True, "text": PLAIN}
+WORDS: dict[str, Any] = {"words": True}
+ORDER: dict[str, Any] = {"orders": True}
+FLUSH: dict[str, Any] = {**ORDER, "text": PLAIN, "query": {"timeout": "number"}}
+WRITES: dict[str, Any] = {**ENGINE, "tasks": ("generate",)}
 CHAT: dict[str, Any] = {**WRITES, "gives": answers.ChatCompletion, "streams": answers.ChatChunk, "names": chat.NAMES}
 TEXT: dict[str, Any] = {
     **WRITES,
@@ -81,9 +99,10 @@ TEXT: dict[str, Any] = {
     "names": completions.NAMES,
 }
 GENERATED: dict[str, Any] = {**WRITES, "gives": native.Generated | list[native.Generated], "streams": native.Generated}
-ENCODED: dict[str, Any] = {"gives": encode.Encoded | list[encode.Encoded], "tasks": POOLED}
-INPUT: dict[str, Any] = {"openai": True, "names": {"input_ids": "input"}}
+ENCODED: dict[str, Any] = {"gives": encode.Encoded | list[encode.Encoded], "tasks": POOLED, **ENGINE}
+INPUT: dict[str, Any] = {**ENGINE, "openai": True, "names": {"input_ids": "input"}}
 EMBEDS: dict[str, Any] = {**INPUT, "gives": answers.EmbeddingList, "tasks": ("embed",)}
+SCORES: dict[str, Any] = {**ENGINE, "tasks": ("generate", "classify")}
 CLASSIFIES: dict[str, Any] = {**INPUT, "gives": answers.ClassList, "tasks": ("classify",)}
 
 ROUTES: tuple[Route, ...] = (
@@ -97,50 +116,51 @@ ROUTES: tuple[Route, ...] = (
     _get("/docs", "open", openapi.docs, text="text/html"),
     _get("/v1/models", "user", models.list_models, answers.ModelList, openai=True),
     _get("/v1/models/{model}", "user", models.get_model, answers.ModelCard, openai=True),
+    _post("/models/load", "admin", loading.load, loading.TAKES, loading.Moved, computes=True),
+    _post("/models/unload", "admin", loading.unload, loading.TAKES, loading.Moved),
     _post("/v1/completions", "user", completions.create, completions.TAKES, openai=True, **TEXT),
     _post("/v1/chat/completions", "user", chat.create, chat.TAKES, openai=True, **CHAT),
     _post("/v1/embeddings", "user", embeddings.create, embeddings.TAKES, **EMBEDS),
     _post("/v1/classify", "user", classify.create, classify.TAKES, **CLASSIFIES),
-    _post("/v1/rerank", "user", rerank.create, rerank.TAKES, list[answers.Ranked], openai=True),
-    _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
-    _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True),
-    _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
-    _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True),
-    _get("/tokenizer_info", "user", tokens.tokenizer_info, answers.TokenizerInfo),
-    _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True, tasks=("generate", "classify")),
+    _post("/v1/rerank", "user", rerank.create, rerank.TAKES, list[answers.Ranked], openai=True, **ENGINE),
+    _post("/v1/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True, **WORDS),
+    _post("/tokenize", "user", tokens.tokenize_text, tokens.TOKENIZE, answers.Tokens, openai=True, **WORDS),
+    _post("/v1/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True, **WORDS),
+    _post("/detokenize", "user", tokens.detokenize_text, tokens.DETOKENIZE, answers.Text, openai=True, **WORDS),
+    _get("/tokenizer_info", "user", tokens.tokenizer_info, answers.TokenizerInfo, **WORDS),
+    _post("/v1/score", "user", score.score, score.TAKES, answers.Scores, openai=True, **SCORES),
     Route(("POST", "PUT"), "/generate", "user", native.generate, takes=native.TAKES, **GENERATED),
     Route(("POST", "PUT"), "/encode", "user", encode.encode, takes=encode.TAKES, **ENCODED),
     Route(("POST", "PUT"), "/classify", "user", encode.encode, takes=encode.TAKES, **ENCODED),
-    _post("/parse_function_call", "user", parsing.parse_function_call, parsing.CALLS, parsing.Calls),
-    _post("/separate_reasoning", "user", parsing.separate_reasoning, parsing.REASONING, parsing.Separated),
-    _get("/model_info", "user", native.model_info, dict[str, Any]),
-    _get("/get_model_info", "user", native.model_info, dict[str, Any]),
+    _post("/parse_function_call", "user", parsing.parse_function_call, parsing.CALLS, parsing.Calls, **WORDS),
+    _post("/separate_reasoning", "user", parsing.separate_reasoning, parsing.REASONING, parsing.Separated, **WORDS),
+    _get("/model_info", "user", native.model_info, dict[str, Any], **WORDS),
+    _get("/get_model_info", "user", native.model_info, dict[str, Any], **WORDS),
     _get("/server_info", "user", native.server_info, dict[str, Any]),
     _get("/get_server_info", "user", native.server_info, dict[str, Any]),
-    Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, text=PLAIN, query={"timeout": "number"}),
-    _post("/abort_request", "user", admin.abort_request, admin.ABORT),
-    _both("/open_session", "user", sessions.open_session, sessions.OPEN, str),
+    Route(("GET", "POST"), "/flush_cache", "admin", admin.flush_cache, **FLUSH),
+    _post("/abort_request", "user", admin.abort_request, admin.ABORT, **ORDER),
+    _both("/open_session", "user", sessions.open_session, sessions.OPEN, str, **ENGINE),
     _both("/close_session", "user", sessions.close_session, sessions.CLOSE),
     _get("/v1/loads", "user", loads.loads, loads.Loads, openai=True, query=LOADS),
-    _post("/load_lora_adapter", "admin", adapters.load, adapters.LOAD, adapters.Loaded),
+    _post("/load_lora_adapter", "admin", adapters.load, adapters.LOAD, adapters.Loaded, **WAKES),
     _post(
         "/load_lora_adapter_from_tensors",
         "admin",
         adapters.load_from_tensors,
         adapters.FROM_TENSORS,
         adapters.Loaded,
+        **WAKES,
     ),
-    _post("/unload_lora_adapter", "admin", adapters.unload, adapters.UNLOAD, adapters.Loaded),
-    _post("/v1/load_lora_adapter", "admin", adapters.load_as_vllm, adapters.LOAD_AS_VLLM, openai=True, text=PLAIN),
-    _post(
-        "/v1/unload_lora_adapter", "admin", adapters.unload_as_vllm, adapters.UNLOAD_AS_VLLM, openai=True, text=PLAIN
-    ),
-    _post("/pause_generation", "admin", controls.pause_generation, controls.PAUSE, controls.Done),
-    _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done),
+    _post("/unload_lora_adapter", "admin", adapters.unload, adapters.UNLOAD, adapters.Loaded, **WAKES),
+    _post("/v1/load_lora_adapter", "admin", adapters.load_as_vllm, adapters.LOAD_AS_VLLM, **AS_VLLM),
+    _post("/v1/unload_lora_adapter", "admin", adapters.unload_as_vllm, adapters.UNLOAD_AS_VLLM, **AS_VLLM),
+    _post("/pause_generation", "admin", controls.pause_generation, controls.PAUSE, controls.Done, **ORDER),
+    _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done, **ORDER),
     _both("/start_profile", "admin", controls.start_profile, controls.PROFILE, text=PLAIN),
     _both("/stop_profile", "admin", controls.stop_profile, text=PLAIN),
-    _post("/configure_logging", "admin", controls.configure_logging, controls.LOGGING),
-    _post("/slow_down", "admin", controls.slow_down, controls.SLOW),
-    _post("/freeze_gc", "admin", controls.freeze_gc, controls.FREEZE, text=PLAIN),
-    _post("/set_internal_state", "admin", controls.set_internal_state, controls.INTERNAL),
+    _post("/configure_logging", "admin", controls.configure_logging, controls.LOGGING, **ORDER),
+    _post("/slow_down", "admin", controls.slow_down, controls.SLOW, **ORDER),
+    _post("/freeze_gc", "admin", controls.freeze_gc, controls.FREEZE, text=PLAIN, **ORDER),
+    _post("/set_internal_state", "admin", controls.set_internal_state, controls.INTERNAL, **ORDER),
 )

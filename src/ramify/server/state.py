@@ -1,4 +1,4 @@
-"""What the handlers of an API worker share. Nothing here outlives a request except what is read-only."""
+"""What the handlers of an API worker share about a model. Nothing here outlives a request except what is read-only."""
 
 from __future__ import annotations
 
@@ -8,39 +8,102 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ramify.config.generation import read_sampling_defaults
 from ramify.config.resolve import Resolved
-from ramify.core.errors import BadRequest, EngineDead, NotFound, Overloaded
+from ramify.core.errors import BadRequest, NotFound
+from ramify.engine.build import load_model_tokenizer
 from ramify.engine.client import Client
 from ramify.engine.speech import Speech, speech_of
+from ramify.server.link import Link
 from ramify.text.passages import PassageReader
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ramify.server.directory import Directory
 
 T = TypeVar("T")
 
 TOKENIZER_THREADS = 2
 
 
-@dataclass
-class State:
-    """One per API worker."""
+@dataclass(frozen=True)
+class Language:
+    """What is read of a model's files to turn its requests into tokens and its tokens into answers."""
 
-    resolved: Resolved
-    client: Client
     tokenizer: Tokenizer | None
     template: ChatTemplate | None
     speech: Speech
     sampling_defaults: dict[str, Any]  # of OpenAI's routes
     preferred: dict[str, Any]  # of /generate
+    reader: PassageReader | None
+
+
+def language_of(resolved: Resolved) -> Language:
+    """Reads files, and takes as long as that takes."""
+    tokenizer = load_model_tokenizer(resolved)
+    template = None
+    if tokenizer is not None and tokenizer.chat_template is not None:
+        template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
+    by_model = resolved.settings.server.sampling_defaults == "model"
+    defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
+    reader = None if tokenizer is None else PassageReader(tokenizer, resolved.model.head)
+    speech = speech_of(resolved, tokenizer)
+    return Language(tokenizer, template, speech, defaults, resolved.preferred, reader)
+
+
+@dataclass
+class State:
+    """One model, one API worker."""
+
+    resolved: Resolved
+    link: Link
     threads: ThreadPoolExecutor
     folder: Path  # of this run, for files that nobody else may read
-    reader: PassageReader | None = None
     created: int = field(default_factory=lambda: int(time.time()))
-    draining: bool = False
     warned: set[str] = field(default_factory=set)
+    directory: Directory = field(init=False)  # in which it stands, with the others
+    _language: Language | None = None
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def load(self) -> None:
+        """The model's language, once; handlers that need it may count on it."""
+        async with self._loading:
+            if self._language is None:
+                self._language = await self.off_loop(language_of, self.resolved)
+        for client in self.link.clients:
+            client.tokenizer = self.tokenizer
+
+    @property
+    def language(self) -> Language:
+        assert self._language is not None, "a route that reads or writes text says so"
+        return self._language
+
+    @property
+    def client(self) -> Client:
+        return self.link.client
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return None if self._language is None else self._language.tokenizer
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        return self.language.template
+
+    @property
+    def speech(self) -> Speech:
+        return self.language.speech
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        return self.language.sampling_defaults
+
+    @property
+    def preferred(self) -> dict[str, Any]:
+        return self.language.preferred
 
     async def off_loop(self, work: Callable[..., T], *args: Any) -> T:
         """Tokenizing and rendering take milliseconds to seconds: never on the event loop."""
@@ -54,17 +117,12 @@ class State:
     def passages(self) -> PassageReader:
         """Reads texts for a model with a head."""
         self.words()
-        assert self.reader is not None
-        return self.reader
+        assert self.language.reader is not None
+        return self.language.reader
 
     def check_open(self) -> None:
         """Raises where no request can be taken now."""
-        if self.client.died is not None:
-            raise EngineDead(self.client.died)
-        if self.draining:
-            raise Overloaded("The server is shutting down.", retry_after=5)
-        if not self.client.ready.is_set():
-            raise Overloaded("The model is still loading.", retry_after=5)
+        self.link.check()
 
     def adapter_in(self, model: str) -> str:
         """The adapter that a model's name means, `MODEL:ADAPTER` or just `ADAPTER`: whether there is one of that name
@@ -97,15 +155,3 @@ class State:
     def names(self) -> tuple[str, ...]:
         """Names the model answers to; "default" is what clients of SGLang send when they do not care."""
         return (self.resolved.served_name, self.resolved.folder.name, str(self.resolved.folder), "default", "")
-
-
-def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None, folder: Path) -> State:
-    template = None
-    if tokenizer is not None and tokenizer.chat_template is not None:
-        template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
-    threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="ramify-text")
-    by_model = resolved.settings.server.sampling_defaults == "model"
-    defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
-    speech = speech_of(resolved, tokenizer)
-    reader = None if tokenizer is None else PassageReader(tokenizer, resolved.model.head)
-    return State(resolved, client, tokenizer, template, speech, defaults, resolved.preferred, threads, folder, reader)

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from ramify.wire import codec
 from ramify.wire.messages import Farewell, ToClient, ToEngine
 
+CLOSED = "the client has closed"
+
 
 class EngineEnd(Protocol):
     """The engine's end. One thread uses it."""
@@ -40,9 +42,10 @@ class ClientEnd(Protocol):
     def send(self, message: ToEngine) -> None: ...
 
     def receive(self) -> ToClient:
-        """Waits. After `close` it returns `Farewell`."""
+        """Waits. After `close` it returns `Farewell`, and nothing after that."""
 
-    def close(self) -> None: ...
+    def close(self, reason: str = CLOSED) -> None:
+        """From any thread; `reason` is in the farewell."""
 
 
 _Inbox = queue.SimpleQueue[ToEngine | None]  # None only wakes
@@ -86,8 +89,8 @@ class _InprocClientEnd:
     def receive(self) -> ToClient:
         return self._outbox.get()
 
-    def close(self) -> None:
-        self._outbox.put(Farewell("the client has closed"))
+    def close(self, reason: str = CLOSED) -> None:
+        self._outbox.put(Farewell(reason))
 
 
 def inproc() -> tuple[EngineEnd, ClientEnd]:
@@ -171,22 +174,29 @@ class ZmqClientEnd:
         self._own = _socket(zmq.PUSH)
         self._own.connect(_address(folder, f"api-{origin}"))
         self._sending = threading.Lock()  # a ZeroMQ socket may move between threads, not be used by two at once
+        self._parted = False
 
     def send(self, message: ToEngine) -> None:
+        """After the farewell nobody is there to take it."""
         frame = codec.encode(message)
         with self._sending:
-            self._out.send(frame)
+            if not self._parted:
+                self._out.send(frame)
 
     def receive(self) -> ToClient:
-        return codec.decode_to_client(self._in.recv())
+        message = codec.decode_to_client(self._in.recv())
+        if isinstance(message, Farewell):
+            self._leave()
+        return message
 
-    def close(self) -> None:
-        self._part("the client has closed")
-
-    def lose_engine(self) -> None:
-        """The engine's process is gone and could not say so itself."""
-        self._part("the engine has died")
-
-    def _part(self, reason: str) -> None:
+    def close(self, reason: str = CLOSED) -> None:
         with self._sending:
-            self._own.send(codec.encode(Farewell(reason)))
+            if not self._parted:
+                self._own.send(codec.encode(Farewell(reason)))
+
+    def _leave(self) -> None:
+        """Nothing is received after a farewell: other engines may come, and sockets are not for ever."""
+        with self._sending:
+            self._parted = True
+            for socket in (self._in, self._out, self._own):
+                socket.close()

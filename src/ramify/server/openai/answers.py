@@ -200,6 +200,13 @@ class TextChunk(msgspec.Struct, kw_only=True):
     sglext: SglExt | UnsetType = UNSET
 
 
+class ModelStatus(msgspec.Struct):
+    """Whether the model's engine is there; `failed` if it could not be started, or ended by itself."""
+
+    value: Literal["loaded", "loading", "unloaded"]
+    failed: bool | UnsetType = UNSET
+
+
 class ModelCard(msgspec.Struct, kw_only=True):
     id: str
     object: Literal["model"] = "model"
@@ -208,6 +215,7 @@ class ModelCard(msgspec.Struct, kw_only=True):
     root: str
     parent: str | None = None
     max_model_len: int
+    status: ModelStatus | UnsetType = UNSET
 
 
 class ModelList(msgspec.Struct, kw_only=True):
