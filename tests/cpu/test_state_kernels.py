@@ -7,13 +7,14 @@ import random
 
 import pytest
 import torch
-from compiled import close, randn, types
+from compiled import types
 from torch import Tensor
 
 from ramify.ops.cpu.library import load
 from ramify.ops.cpu.state import CompiledStates
 from ramify.ops.reference import state
 from ramify.ops.states import Spans
+from tensors import close, randn
 
 pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not compiled in this installation")
 
