@@ -102,26 +102,35 @@ def resources(cubin: bytes) -> str:
     return " ".join(re.findall(r"\b(?:REG|STACK|SHARED|LOCAL):\d+", said.stdout))
 
 
+def instructions(ptx: str) -> str:
+    """Which matrix instructions there are."""
+    kinds = ("wgmma.mma_async", "tcgen05.mma", "mma.sync")
+    return " ".join(f"{kind} x{ptx.count(kind)}" for kind in kinds if kind in ptx)
+
+
 def main(capabilities: list[int], wanted: list[str]) -> None:
-    from calls import CALLS
+    from calls import CALLS, NEEDS_FP8
 
     for label, call in CALLS.items():
         if wanted and not any(part in label for part in wanted):
             continue
         for launch in launches_of(call):
             for capability in capabilities:
+                if "fp8" in label and capability < NEEDS_FP8:
+                    continue
                 made = launch.compiled(capability)
                 print(
                     f"{label:28} {launch.name:20} sm_{capability} {resources(made.asm['cubin'])} "
-                    f"dynamic shared {made.metadata.shared}",
+                    f"dynamic shared {made.metadata.shared} {instructions(made.asm['ptx'])}",
                     flush=True,
                 )
 
 
 def launches_of(call: Callable[[], object]) -> list[Launch]:
+    """One of each kind: those that would be compiled alike are one."""
     with recorded() as launches:
         call()
-    return launches
+    return list({launch.source().hash() + str(launch.options): launch for launch in launches}.values())
 
 
 if __name__ == "__main__":

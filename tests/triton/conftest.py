@@ -16,10 +16,12 @@ def ordered(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     from triton.runtime import interpreter
 
-    def dot(builder: Any, a: Any, b: Any, total: Any, *_: Any) -> Any:
-        sums = total.data.copy()
+    handle, at_once = interpreter.TensorHandle, interpreter.InterpreterBuilder.create_dot
+
+    def dot(builder: Any, a: Any, b: Any, total: Any, *how: Any) -> Any:
         for k in range(a.data.shape[1]):
-            sums += a.data[:, k, None].astype(sums.dtype) * b.data[None, k].astype(sums.dtype)
-        return interpreter.TensorHandle(sums, total.dtype.scalar)
+            one = slice(k, k + 1)
+            total = at_once(builder, handle(a.data[:, one], a.dtype), handle(b.data[one], b.dtype), total, *how)
+        return total
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)

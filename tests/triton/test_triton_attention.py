@@ -14,6 +14,8 @@ from ramify.ops.reference.attention import ReferenceAttention
 from ramify.ops.triton.attention import PROGRAMS, SPLIT, TritonAttention, plan, tiles_of
 from tensors import PLAIN, World, close
 
+pytestmark = pytest.mark.triton
+
 CPU = torch.device("cpu")
 SINKS = torch.tensor([-1.0, 0.5, 3.0, 20.0])
 RULES = {

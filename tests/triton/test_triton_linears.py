@@ -9,6 +9,8 @@ from ramify.ops.reference import basic, experts
 from ramify.ops.triton.linear import Linears, slices_of, tile_for
 from tensors import close, randn
 
+pytestmark = pytest.mark.triton
+
 LINEARS = Linears()
 TYPES = {"float32": torch.float32, "float16": torch.float16}
 types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)

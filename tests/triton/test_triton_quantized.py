@@ -10,6 +10,8 @@ from ramify.ops.reference import fp8, int4, int8
 from ramify.ops.triton.quantized import Fp8, Int4, Int8
 from tensors import close, randn
 
+pytestmark = pytest.mark.triton
+
 TYPES = {"float32": torch.float32, "float16": torch.float16}
 types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 SIZES = [(33, 17), (70, 200)]

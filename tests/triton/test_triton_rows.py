@@ -11,6 +11,8 @@ from ramify.ops.triton.rope import Rope
 from ramify.ops.triton.rows import ACTIVATIONS, Rows
 from tensors import close, randn
 
+pytestmark = pytest.mark.triton
+
 ROWS, ROPE = Rows(), Rope()
 TYPES = {"float32": torch.float32, "float16": torch.float16}
 types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)

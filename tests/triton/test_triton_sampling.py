@@ -9,6 +9,8 @@ from ramify.ops.reference import choose, random, sample
 from ramify.ops.triton.sample import CHUNK, Sampling
 from ramify.sampling.state import ALL
 
+pytestmark = pytest.mark.triton
+
 SAMPLING = Sampling()
 
 

@@ -81,8 +81,8 @@ def linear_w8a8(
         total = tl.zeros([BE, BT], tl.int32)
     for k_first in range(0, ROW, BK):
         k = k_first + tl.arange(0, BK)
-        w = tl.load(w_ptr + w_row[:, None] + k[None, :], mask=e_there[:, None] & (k < ROW)[None, :], other=0)
-        x = tl.load(x_ptr + x_row[:, None] + k[None, :], mask=t_there[:, None] & (k < ROW)[None, :], other=0)
+        w = tl.load(w_ptr + w_row[:, None] + k[None, :], mask=e_there[:, None] & (k < ROW)[None, :], other=0.0)
+        x = tl.load(x_ptr + x_row[:, None] + k[None, :], mask=t_there[:, None] & (k < ROW)[None, :], other=0.0)
         if FP8:
             total = tl.dot(w, tl.trans(x), total)
         else:
