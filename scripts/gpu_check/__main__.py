@@ -2,10 +2,12 @@
 
     PYTHONPATH=src python scripts/gpu_check --part kernels
     PYTHONPATH=src python scripts/gpu_check --part determinism
+    PYTHONPATH=src python scripts/gpu_check --part decode
+    PYTHONPATH=src python scripts/gpu_check --part prefill
 
 Each part takes under ten minutes on a fresh machine, needs torch, Triton and numpy and nothing of the server, prints
-one table last, and puts its rows into `benchmarks/results/<gpu>-<date>.json`, beside those of the other parts. Parts
-that are not written yet: decode, prefill, peers.
+one table last, and puts its rows into `benchmarks/results/<gpu>-<date>.json`, beside those of the other parts. The part
+`peers`, transformers on the same card, is not written yet.
 
 `--device cpu` with TRITON_INTERPRET=1 and `--size tiny` runs the same code in Triton's interpreter; its times mean
 nothing.
@@ -24,7 +26,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-PARTS = ("kernels", "determinism")
+PARTS = ("kernels", "determinism", "decode", "prefill")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged, Rule
 from ramify.ops.reference import fp8
+from ramify.ops.states import Spans
 from ramify.ops.triton.attention import TritonAttention
 from ramify.ops.triton.kernels import triton_kernels
 from ramify.ops.triton.quantized import Int8
@@ -103,6 +104,16 @@ def linear_int8(tokens: int) -> None:
     made.embed(torch.zeros(2, dtype=torch.int64), packed, 4096)
 
 
+def states() -> None:
+    numbers = [torch.zeros(count, dtype=torch.int64) for count in (3, 3, 4, 3, 3)]
+    spans, heads = Spans(*numbers), torch.zeros(32)
+    KERNELS.conv(empty(9, 8192), empty(4, 8192), empty(8192), empty(4, 3, 8192), spans)
+    pool = torch.zeros(4, 32, 128, 128)
+    x, step = empty(9, 32 * 128 + 2 * 16 * 128), empty(9, 32)
+    KERNELS.ssd(x, step, heads, heads, heads, (0.0, 9.0), 16, pool, spans)
+    KERNELS.delta(x, step, step, heads, heads, 16, pool, spans)
+
+
 CALLS: dict[str, Callable[[], object]] = {
     "attention of tokens": lambda: attention([1], 1000),
     "attention of prompts": lambda: attention([512], 1000),
@@ -120,6 +131,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "linear of a prompt": lambda: KERNELS.linear(empty(512, 4096), empty(4096, 4096), None),
     "experts of a token": lambda: grouped(8),
     "experts of a prompt": lambda: grouped(32768),
+    "states": states,
     "sampling": sampling,
     "choosing": choosing,
     "int8 of a token": lambda: linear_int8(1),

@@ -9,6 +9,7 @@ import torch
 
 from ramify.core.errors import StartupError
 from ramify.ops.attention import AttentionBackend, AttentionShape
+from ramify.ops.cuda.record import CudaRecorder
 from ramify.ops.recording import Recorder
 from ramify.ops.reference.attention import ReferenceAttention
 
@@ -20,8 +21,6 @@ class CudaPlatform:
     multiplies.
     """
 
-    recorder: Recorder | None = None  # steps are not captured yet
-
     def __init__(self, device: str, linears: str = "torch") -> None:
         if not torch.cuda.is_available():
             raise StartupError("torch finds no CUDA device here", "Leave --device out, and the CPU computes.")
@@ -30,6 +29,7 @@ class CudaPlatform:
         except ModuleNotFoundError as e:
             raise StartupError(f"kernels for GPUs need the package {e.name}", "Install triton.") from None
         self.device = torch.device(device)
+        self.recorder: Recorder | None = CudaRecorder(self.device)
         self.kernels = triton_kernels(invariant=linears == "triton")
         log.info("computed by plain torch, without a kernel of their own: %s", ", ".join(left_to_torch(self.kernels)))
 

@@ -11,12 +11,13 @@ from ramify.ops.triton.quantized import Fp8, Int4, Int8
 from ramify.ops.triton.rope import Rope
 from ramify.ops.triton.rows import Rows
 from ramify.ops.triton.sample import Sampling
+from ramify.ops.triton.state import States
 
 
 def triton_kernels(invariant: bool = False) -> Kernels:
     """`invariant` linears give every row bits of its own; the others are torch's, which on CUDA are cuBLAS's."""
     rows, rope, linears, sampling = Rows(), Rope(), Linears(), Sampling()
-    eight, four = Int8(), Int4()
+    states, eight, four = States(), Int8(), Int4()
     return Kernels(
         linear=linears.linear if invariant else basic.linear,
         embed=rows.embed,
@@ -38,6 +39,9 @@ def triton_kernels(invariant: bool = False) -> Kernels:
         layer_norm=rows.layer_norm,
         add_layer_norm=rows.add_layer_norm,
         rotate_qk=rope.rotate_qk,
+        conv=states.conv,
+        ssd=states.ssd,
+        delta=states.delta,
         w8a8=Packing(eight.pack, eight.linear, eight.embed, take=eight.take),
         int4=Packing(four.pack, four.linear, take=four.take),
         fp8=Packing(fp8.store, Fp8().linear, take=fp8.take),
