@@ -82,8 +82,8 @@ def conv(
     for span in range(first, last):
         end, slot = tl.load(ends_ptr + span), tl.load(to_ptr + span)
         for w in tl.static_range(BEHIND):
-            number = end - start + w
-            old = tl.sum(tl.where((kept == number)[:, None], held.to(tl.float32), 0.0), 0)
+            number = end - start + w + tl.zeros_like(e)
+            old = tl.sum(tl.where(kept[:, None] == number[None, :], held.to(tl.float32), 0.0), 0)
             at = x_ptr + (start + number - BEHIND) * x_stride + e
             new = tl.load(at, mask=there & (number >= BEHIND), other=0.0).to(tl.float32)
             value = tl.where(number < BEHIND, old, new).to(pool_ptr.dtype.element_ty)
