@@ -119,6 +119,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "attention of prompts": lambda: attention([512], 1000),
     "attention by all rules": lambda: attention([1], 1000, rule=RULES),
     "attention over int8": lambda: attention([1], 1000, stored=torch.int8),
+    "attention over fp8": lambda: attention([1], 1000, stored=torch.float8_e4m3fn),
     "attention over latents": lambda: attention([1], 1000, heads=128, kv_heads=1, size=576, value=512),
     "attention of wide heads": lambda: attention([64], 1000, size=256),
     "rows": rows,

@@ -42,6 +42,7 @@ HEADS = [  # heads, key-value heads, size, page, type of queries, type of pages
     (16, 1, 48, 64, torch.float16, torch.float16),
     (4, 2, 32, 16, torch.float16, torch.int8),
     (4, 2, 32, 4, torch.float32, torch.float16),
+    (4, 2, 16, 16, torch.float16, torch.float8_e4m3fn),
 ]
 SLOW = [
     (heads, kv, size, page, dtype, stored)
