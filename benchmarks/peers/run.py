@@ -165,6 +165,16 @@ class Bench:
             "samples": [],
         }
         self.sentinel = Sentinel(threads)
+        if options.resume:
+            self._resume(json.loads(options.out.with_suffix(".json").read_text()))
+
+    def _resume(self, before: dict[str, Any]) -> None:
+        """Samples stand; what they were measured with is said beside what goes on."""
+        self.result["samples"], self.result["peers"] = before["samples"], before["peers"]
+        self.result["ceilings"] = {
+            name: max(value, before["ceilings"].get(name, value)) for name, value in self.result["ceilings"].items()
+        }
+        self.result["earlier"] = [*before.get("earlier", []), {key: before[key] for key in ("date", "options")}]
 
     def run(self) -> None:
         left = self.options.minutes * 60
@@ -177,8 +187,9 @@ class Bench:
         """Rounds until all are played or the time is over. A round that has begun is played to its end."""
         chosen = [s for s in self.specs[precision] if s.name in (OURS, *self.options.peers)]
         with contextlib.closing(Field(precision, chosen, self.options.limit)) as peers:
-            self.result["peers"][precision] = peers.about
-            for round in range(self.options.rounds):
+            self.result["peers"].setdefault(precision, {}).update(peers.about)
+            played = [s["round"] for s in self.result["samples"] if s["precision"] == precision]
+            for round in range(max(played, default=-1) + 1, self.options.rounds):
                 if time.monotonic() > until:
                     say(f"{precision}: out of time after {round} rounds")
                     break
@@ -203,6 +214,7 @@ class Bench:
         best = best_peer(samples, workload.name, workload.metric)
         for name in reversed(peers.specs) if round % 2 else peers.specs:
             failed = any(s["peer"] == name and s["workload"] == workload.name and "failed" in s for s in samples)
+            failed = failed and not rates[name]
             usual = statistics.median(rates[name].values()) if rates[name] else None
             slow = best is not None and usual is not None and usual < self.options.far * best[1]
             if not failed and (name == OURS or round < self.options.heats or not slow):
@@ -237,6 +249,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--precision", nargs="+", choices=["bf16", "8-bit"], default=["bf16"])
     parser.add_argument("--size", choices=SIZES, default="default", help="full: 128 tokens in and out for each user")
+    parser.add_argument("--resume", action="store_true", help="go on with the rounds of `--out`")
     parser.add_argument("--quick", action="store_true", help="one round of a few tokens: does everything run?")
     parser.add_argument("--ramify", nargs="*", default=[], metavar="NAME=VALUE", help="arguments of ramify.Engine")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results/peers", help="files .json and .md")
