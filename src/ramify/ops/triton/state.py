@@ -47,7 +47,7 @@ def conv(
 ):
     """The inputs of a row are the BEHIND kept ones and its tokens. What was kept is read before anything is written."""
     row, e = tl.program_id(0), tl.program_id(1) * PIECE + tl.arange(0, PIECE)
-    there, kind = e < channels, y_ptr.dtype.element_ty
+    there = e < channels
     start, source = tl.load(starts_ptr + row), tl.load(from_ptr + row)
     first, last = tl.load(offsets_ptr + row), tl.load(offsets_ptr + row + 1)
     end, kept = tl.load(ends_ptr + last - 1), tl.arange(0, 16)
@@ -77,7 +77,8 @@ def conv(
         if BIAS:
             total += tl.load(bias_ptr + e, mask=there, other=0.0).to(tl.float32)[None, :]
         y = total / (1.0 + tl.exp2(total * -LOG2E))
-        tl.store(y_ptr + t[:, None] * channels + e[None, :], y.to(kind), mask=(t < end)[:, None] & there[None, :])
+        place = y_ptr + t[:, None] * channels + e[None, :]
+        tl.store(place, y.to(y_ptr.dtype.element_ty), mask=(t < end)[:, None] & there[None, :])
     tl.debug_barrier()
     for span in range(first, last):
         end, slot = tl.load(ends_ptr + span), tl.load(to_ptr + span)
