@@ -200,6 +200,8 @@ def quantized(world: World) -> Iterator[Case]:
                 lambda x: exactly(fp8_rows(packed["fp8"], outputs), x),
             ),
         }
+        if world.tiny:
+            del made["fp8"]  # the interpreter rounds to e4m3 without carrying over
         for name, (ours, theirs) in made.items():
             yield Case(
                 f"linear {name} {tokens}x{outputs}x{inputs}",

@@ -71,7 +71,7 @@ def test_the_grammar_library_is_the_engines(module: str) -> None:
     assert "llguidance" not in modules_after(f"import {module}")
 
 
-@pytest.mark.parametrize("module", ["ramify.ops.platform", "ramify.models.registry", "ramify.worker.executor"])
+@pytest.mark.parametrize("module", ["ramify.ops.platform", "ramify.models.llama", "ramify.worker.executor"])
 def test_kernels_for_gpus_are_imported_where_there_is_one(module: str) -> None:
     """The package runs without Triton."""
     code = f"""

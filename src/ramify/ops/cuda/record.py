@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # of memory; its type is torch's own
 
     def record(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Recording]:
         """Computed once, which compiles what has to be compiled, and then captured, which computes nothing: so that
