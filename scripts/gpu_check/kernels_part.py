@@ -303,7 +303,7 @@ def rotated(world: World, tokens: int) -> Case:
 
 
 def drawing(world: World) -> Iterator[Case]:
-    vocab = world.size(151936, 9000)
+    vocab = world.size(151936, 600)
     for users in (1, world.size(64, 2), world.size(256, 3)):
         logits = world.randn(users, vocab, dtype=torch.float32) * 3
         random = torch.rand(users, device=world.device, dtype=torch.float64)

@@ -330,7 +330,10 @@ def penalise(
 
 
 class Sampling:
-    """Behind the signatures of `ops.kernels`."""
+    """Behind the signatures of `ops.kernels`. `chunk` tokens of a row are a program's."""
+
+    def __init__(self, chunk: int = CHUNK) -> None:
+        self._chunk = chunk
 
     def sample(
         self,
@@ -344,7 +347,7 @@ class Sampling:
     ) -> tuple[Tensor, Tensor]:
         logits_RV = logits_RV.contiguous()
         rows, vocab = logits_RV.shape
-        chunks = triton.cdiv(vocab, CHUNK)
+        chunks = triton.cdiv(vocab, self._chunk)
         block = triton.next_power_of_2(chunks)
         new = logits_RV.new_empty
         peaks, sums = new(rows, chunks), new(rows, chunks, dtype=torch.float64)
@@ -352,7 +355,9 @@ class Sampling:
         whole, real = new(rows, 5, dtype=torch.int64), new(rows, 4, dtype=torch.float64)
         counts, masses = new(rows, chunks, 16, dtype=torch.int32), new(rows, chunks, 16, dtype=torch.float64)
         tokens, broken = new(rows, dtype=torch.int64), new(rows, dtype=torch.bool)
-        survey[(rows, chunks)](logits_RV, temperature_R, peaks, sums, best, vocab, chunks, CHUNK=CHUNK, num_warps=8)
+        survey[(rows, chunks)](
+            logits_RV, temperature_R, peaks, sums, best, vocab, chunks, CHUNK=self._chunk, num_warps=8
+        )
         limits = (top_k_R, top_p_R, min_p_R, greedy_R)
         begin[(rows,)](
             logits_RV, peaks, sums, best, *limits, broken, whole, real, vocab, chunks, BLOCK=block, num_warps=1
@@ -370,7 +375,7 @@ class Sampling:
                     vocab,
                     chunks,
                     shift,
-                    CHUNK=CHUNK,
+                    CHUNK=self._chunk,
                     WIDE=WIDE,
                     num_warps=8,
                 )
@@ -389,7 +394,7 @@ class Sampling:
             tokens,
             vocab,
             chunks,
-            CHUNK=CHUNK,
+            CHUNK=self._chunk,
             BLOCK=block,
             num_warps=8,
         )
