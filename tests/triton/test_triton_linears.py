@@ -32,10 +32,10 @@ def test_linear(ordered: None, outputs: int, inputs: int, bias: bool, dtype: tor
         assert torch.equal(LINEARS.linear(x[first:end], weight, b), whole[first:end])
 
 
-@types
-def test_slices_are_added_alike_in_one_program_and_in_several(ordered: None, dtype: torch.dtype) -> None:
-    weight, x, bias = randn(20, 4200, dtype=dtype), randn(66, 4200, dtype=dtype, seed=2), randn(20, dtype=dtype, seed=3)
-    assert slices_of(20, 4200)[0] > 2
+def test_slices_are_added_alike_in_one_program_and_in_several(ordered: None) -> None:
+    dtype = torch.float32
+    weight, x, bias = randn(20, 3100, dtype=dtype), randn(66, 3100, dtype=dtype, seed=2), randn(20, dtype=dtype, seed=3)
+    assert slices_of(20, 3100)[0] > 2
     many = LINEARS.linear(x, weight, bias)
     close(many, basic.linear(x.double(), weight.double(), bias.double()).to(dtype))
     assert torch.equal(LINEARS.linear(x[64:], weight, bias), many[64:])
