@@ -78,10 +78,10 @@ def roof(result: dict[str, Any]) -> tuple[float, float]:
 
 def draw(result: dict[str, Any], precision: str, axes: plt.Axes) -> None:
     gemm, read = roof(result)
-    line = [0.5, gemm / read, 2000.0]
+    drawn = points(result, precision)
+    line = [0.5, gemm / read, max(2000.0, *(2 * p.intensity for p in drawn))]
     axes.loglog(line, [min(gemm, read * x) for x in line], color="black", label=f"{read:.0f} GB/s, {gemm:.0f} GFLOP/s")
     axes.set_ylim(1, 2 * gemm)
-    drawn = points(result, precision)
     for peer, marker in zip(result["peers"][precision], "o^sDvPX", strict=False):
         mine = [p for p in drawn if p.peer == peer]
         axes.loglog([p.intensity for p in mine], [p.gflops for p in mine], marker, label=peer, alpha=0.8)
@@ -89,7 +89,7 @@ def draw(result: dict[str, Any], precision: str, axes: plt.Axes) -> None:
         axes.axvline(intensity, color="0.85", zorder=0)
         axes.text(intensity, 1, f" {label}", rotation=90, va="bottom", ha="right", fontsize=7)
     axes.set(title=precision, xlabel="operations per byte", ylabel="10⁹ operations per second")
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
 
 
 def reached(result: dict[str, Any], precision: str) -> str:
@@ -105,7 +105,7 @@ def reached(result: dict[str, Any], precision: str) -> str:
 
 def main(source: Path, picture: Path) -> None:
     result = json.loads(source.read_text())
-    figure, panels = plt.subplots(1, len(result["peers"]), figsize=(6 * len(result["peers"]), 4.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(result["peers"]), figsize=(6 * len(result["peers"]), 4.6), squeeze=False)
     for precision, axes in zip(result["peers"], panels[0], strict=True):
         draw(result, precision, axes)
         print(f"{precision}\n\n{reached(result, precision)}\n")

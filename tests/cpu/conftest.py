@@ -19,7 +19,7 @@ def library(request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
         made = load()
         assert made is not None
     elif possible():
-        made = emulated()
+        made = emulated(request.param)
     else:
         pytest.skip(f"this machine has no {request.param}, and no SIMDe (libsimde-dev) to emulate it with")
     best = made.ramify_isa()

@@ -21,6 +21,89 @@
 #endif
 
 #define __builtin_cpu_supports(feature) 1
+#include <unistd.h>
+#define syscall(...) 0
+
+#if defined(EMULATE_AMX)
+#define __AMX_BF16__ 1
+#define __AMX_INT8__ 1
+#include <immintrin.h>
+
+// Eight tiles and their shapes, as Intel's manual has them. A tile that is read or written as another shape ends the test.
+namespace amx {
+struct Config {
+    uint8_t palette, start, reserved[14];
+    uint16_t line[16];
+    uint8_t rows[16];
+};
+inline thread_local Config config;
+inline thread_local char tiles[8][16][64];
+
+inline void check(bool fine) {
+    if (!fine) __builtin_trap();
+}
+inline void clear(int t) { std::memset(tiles[t], 0, sizeof tiles[t]); }
+inline void load(int t, const void* from, long stride) {
+    clear(t);
+    check(config.palette == 1 && config.rows[t] > 0 && config.rows[t] <= 16 && config.line[t] == 64);
+    for (int r = 0; r < config.rows[t]; r++) std::memcpy(tiles[t][r], (const char*)from + r * stride, 64);
+}
+inline void store(int t, void* to, long stride) {
+    for (int r = 0; r < config.rows[t]; r++) std::memcpy((char*)to + r * stride, tiles[t][r], 64);
+}
+inline float number(uint16_t x) {
+    if (!(x & 0x7f80)) return 0;  // denormal
+    uint32_t bits = uint32_t(x) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+template <class T>
+inline T at(int t, int r, int i) {
+    T out;
+    std::memcpy(&out, tiles[t][r] + i * sizeof(T), sizeof(T));
+    return out;
+}
+// Even and odd inputs are added up apart, and then to what is there.
+inline void floats(int sum, int a, int b) {
+    check(config.rows[sum] == config.rows[a] && config.rows[b] == 16);
+    for (int r = 0; r < config.rows[sum]; r++)
+        for (int n = 0; n < 16; n++) {
+            float even = 0, odd = 0;
+            for (int k = 0; k < 16; k++) {
+                even = std::fma(number(at<uint16_t>(a, r, 2 * k)), number(at<uint16_t>(b, k, 2 * n)), even);
+                odd = std::fma(number(at<uint16_t>(a, r, 2 * k + 1)), number(at<uint16_t>(b, k, 2 * n + 1)), odd);
+            }
+            const float all = at<float>(sum, r, n) + (even + odd);
+            std::memcpy(tiles[sum][r] + n * 4, &all, 4);
+        }
+}
+inline void bytes(int sum, int a, int b) {
+    check(config.rows[sum] == config.rows[a] && config.rows[b] == 16);
+    for (int r = 0; r < config.rows[sum]; r++)
+        for (int n = 0; n < 16; n++) {
+            int32_t all = at<int32_t>(sum, r, n);
+            for (int k = 0; k < 16; k++)
+                for (int i = 0; i < 4; i++) all += at<int8_t>(a, r, 4 * k + i) * at<int8_t>(b, k, 4 * n + i);
+            std::memcpy(tiles[sum][r] + n * 4, &all, 4);
+        }
+}
+}  // namespace amx
+#undef _tile_loadconfig
+#undef _tile_release
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbf16ps
+#undef _tile_dpbssd
+#define _tile_loadconfig(from) std::memcpy(&amx::config, from, sizeof amx::config)
+#define _tile_release() std::memset(&amx::config, 0, sizeof amx::config)
+#define _tile_zero amx::clear
+#define _tile_loadd amx::load
+#define _tile_stored amx::store
+#define _tile_dpbf16ps amx::floats
+#define _tile_dpbssd amx::bytes
+#endif
 
 // What SIMDe 0.7 lacks, or has a slip in.
 #undef _mm512_madd_epi16

@@ -38,7 +38,7 @@ def make_runner(folder: Path, model: ModelConfig | None = None, **settings: Any)
         "test",
     )
     executor = make_executor(resolve(asked, model or read_config(folder), folder, MACHINE))
-    return executor._runner  # type: ignore[attr-defined]
+    return executor.runner  # type: ignore[return-value, union-attr]
 
 
 def all_logits(runner: Runner, tokens: list[int], chunks: list[int]) -> torch.Tensor:

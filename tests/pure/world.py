@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from ramify.adapters.registry import Registry
 from ramify.cache.ledger import Ledger
 from ramify.cache.state import StateShape
 from ramify.cache.window import WindowShape
@@ -22,7 +23,7 @@ from ramify.wire.channel import inproc
 from ramify.wire.messages import Abort, Replies, Submit
 from ramify.wire.plan import LogprobsWanted
 from ramify.wire.result import HiddenStates, TokenLogprobs
-from ramify.worker.fake import FakeExecutor, next_token
+from ramify.worker.fake import APART, FakeExecutor, next_token
 
 VOCAB = 50
 EOS = 7
@@ -35,11 +36,11 @@ def submit(
     return Submit(rid, 0, tokens, SamplingParams(**(params or {})), max_new, **more)
 
 
-def expected(tokens: list[int], max_new: int, ignore_eos: bool = False) -> list[int]:
-    """What an executor without pages, batches or steps would generate."""
+def expected(tokens: list[int], max_new: int, ignore_eos: bool = False, adapter: int = 0) -> list[int]:
+    """What an executor without pages, batches or steps would generate, under the adapter with that id."""
     sequence = list(tokens)
     while len(sequence) - len(tokens) < max_new:
-        sequence.append(next_token(sequence, VOCAB))
+        sequence.append(next_token([token + APART * adapter for token in sequence], VOCAB))
         if sequence[-1] == EOS and not ignore_eos:
             break
     return sequence[len(tokens) :]
@@ -71,6 +72,7 @@ class World:
     ledger_class: type[Ledger] = Ledger
     scheduler_class: type[Scheduler] = Scheduler
     guides: Guides | None = None
+    adapters: Registry | None = None
     max_queued: int | None = None
     beside: WindowShape | StateShape | None = None
     prove: bool = True
@@ -89,9 +91,13 @@ class World:
             policy=make_policy(self.policy),
             drafter=self.drafter,
             guides=self.guides,
+            adapters=self.adapters,
+            gates=[self.adapters] if self.adapters is not None else [],
             guided_ahead=1 if self.depth <= 1 else 0,
             max_queued=self.max_queued,
         )
+        if self.adapters is not None:
+            self.adapters.watch(self.scheduler.requests.values)
         self.engine_end, self.client = inproc()
         self.loop = Loop(self.scheduler, self.executor, self.engine_end, depth=self.depth)
         self.outcomes: dict[str, Outcome] = {}

@@ -90,7 +90,7 @@ NATIVE: list[tuple[str, Any, str]] = [
         "token_ids_logprob",
     ),
     ("images", {"text": PROMPT, "image_data": "abc"}, "image_data needs images"),
-    ("adapters", {"text": PROMPT, "lora_path": "x"}, "lora_path needs adapters"),
+    ("adapters", {"text": PROMPT, "lora_path": "x"}, "This server has no adapters (lora_path)"),
     ("rid is a number", {"text": PROMPT, "rid": 3}, "rid"),
     ("rid is empty", {"text": PROMPT, "rid": ""}, "rid"),
     ("rid has a line break", {"text": PROMPT, "rid": "a\nb"}, "rid"),

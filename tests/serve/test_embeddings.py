@@ -364,4 +364,4 @@ def test_the_documentation_lists_them(judge: tuple[Server, Any]) -> None:
     document = judge[0].get("/openapi.json")
     for path in ("/v1/embeddings", "/v1/rerank", "/v1/classify", "/encode", "/classify"):
         assert path in document["paths"]
-    assert "lora_path" in document["components"]["schemas"]["EmbeddingRequest"]["x-refused"]
+    assert "embed_overrides" in document["components"]["schemas"]["EmbeddingRequest"]["x-refused"]

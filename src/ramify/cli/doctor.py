@@ -16,7 +16,7 @@ from ramify.cli.line import describe, take
 from ramify.config.machine import Machine, read_machine
 from ramify.config.source import bundled_model
 from ramify.core.errors import RamifyError, UsageError
-from ramify.ops.cpu.library import MULTIPLYING_BYTES, instruction_set
+from ramify.ops.cpu.library import MULTIPLYING_BF16, MULTIPLYING_BYTES, instruction_set
 
 GIB = 1 << 30
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "starlette", "uvicorn", "msgspec")
@@ -79,10 +79,10 @@ def _machine(machine: Machine) -> Iterator[Finding]:
     if kernels is None:
         yield Finding("note", "quantization", "--quantization is computed by plain torch here, to save memory alone")
     else:
-        how = "by its own instruction (VNNI)" if kernels in MULTIPLYING_BYTES else "in 16 bits, exactly"
+        how = "by an instruction of their own" if kernels in MULTIPLYING_BYTES else "in 16 bits, exactly"
         yield Finding("ok", "quantization", f"w8a8 and int4 by compiled kernels, which multiply int8 {how}")
     if machine.bf16 or kernels is not None:
-        multiplied = machine.bf16 if kernels is None else kernels == "avx512bf16"
+        multiplied = machine.bf16 if kernels is None else kernels in MULTIPLYING_BF16
         yield Finding(
             "ok", "bfloat16", "multiplied in hardware" if multiplied else "read as it is, multiplied in float32"
         )

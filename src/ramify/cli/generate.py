@@ -9,10 +9,12 @@ from typing import Any
 
 from ramify.cli.command import option, read, settings_beside
 from ramify.cli.line import Line
-from ramify.config.settings import MANY, Range
+from ramify.config.read import overlay
+from ramify.config.settings import MANY, Range, Settings
 from ramify.core.errors import BadRequest, UsageError
 
 USAGE = "ramify generate PROMPT [MODEL] [options]"
+ADAPTER = "adapter"  # what the one of --lora is called
 WORDS = (
     ("PROMPT", "What to answer, in quotes; - reads it from standard input."),
     ("MODEL", "Folder or hub id of a model (org/model). Without it the bundled demo model."),
@@ -32,6 +34,7 @@ class Options:
     seed: int | None = option(None, "The same seed gives the same text.", Range(-(2**63), 2**63 - 1))
     stop: tuple[str, ...] = option((), "A text that ends the answer; may be given several times.")
     n: int = option(1, "How many answers.", Range(1, 128))
+    lora: str | None = option(None, "Folder of an adapter (PEFT) that the answer is computed with.")
     raw: bool = option(False, "Continue the prompt as it stands, without the model's chat template.")
     json: bool = option(False, "Print the whole answer as JSON.")
 
@@ -39,7 +42,7 @@ class Options:
 def generate(arguments: list[str]) -> int:
     options, line = read(Options, arguments, USAGE, WORDS)
     given = _take_prompt(line)
-    settings = settings_beside(line)
+    settings, adapter = _with_adapter(settings_beside(line), options.lora)
     prompt = sys.stdin.read() if given == "-" else given
     if not prompt:
         raise BadRequest("the prompt is empty")
@@ -48,14 +51,22 @@ def generate(arguments: list[str]) -> int:
     with Engine.from_settings(settings) as engine:
         whole = options.json or options.n > 1
         if options.raw or not engine.has_chat_template:
-            answer = engine.generate(prompt, _params(options), stream=not whole)
+            answer = engine.generate(prompt, _params(options), stream=not whole, lora_path=adapter)
         else:
-            answer = engine.chat([{"role": "user", "content": prompt}], _params(options), stream=not whole)
+            messages = [{"role": "user", "content": prompt}]
+            answer = engine.chat(messages, _params(options), stream=not whole, lora_path=adapter)
         if whole:
             _print_whole(answer, options.json)
         else:
             _print_stream(answer)
     return 0
+
+
+def _with_adapter(settings: Settings, folder: str | None) -> tuple[Settings, str | None]:
+    """The settings that load an adapter, and what it is called."""
+    if folder is None:
+        return settings, None
+    return overlay(settings, {"lora_paths": (f"{ADAPTER}={folder}",)}, "--lora"), ADAPTER
 
 
 def _take_prompt(line: Line) -> str:

@@ -7,6 +7,7 @@ same code as one in a file.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import textwrap
@@ -38,6 +39,11 @@ class Flag:
     @property
     def is_switch(self) -> bool:
         return self.kind is bool
+
+    @property
+    def is_list(self) -> bool:
+        """Its values are all the words that follow."""
+        return bool(self.kind == tuple[str, ...])
 
 
 @dataclass
@@ -101,9 +107,19 @@ def _take_flag(line: Line, known: dict[str, Flag], argument: str, rest: list[str
         if not rest or rest[0].startswith("--"):
             raise UsageError(f"{name} needs a value", f"{flag.help} If it begins with dashes: {name}=VALUE.")
         value = rest.pop(0)
+        if flag.is_list:
+            value = _listed(value, rest)
     line.flags[flag.name] = value
     line.lists.setdefault(flag.name, []).append(value)
     line.spelled[flag.name] = name
+
+
+def _listed(first: str, rest: list[str]) -> str:
+    """A word and those behind it up to the next flag, as JSON; a word may be JSON of its own."""
+    words = [first]
+    while rest and not rest[0].startswith("--"):
+        words.append(rest.pop(0))
+    return first if len(words) == 1 and first.lstrip()[:1] in ("[", "{") else json.dumps(words)
 
 
 # -- help --------------------------------------------------------------------------------------------------------------
@@ -131,6 +147,8 @@ def _left(flag: Flag) -> str:
         return f"--{flag.spellings[0]}"
     if typing.get_origin(flag.kind) is Literal:
         return f"--{flag.spellings[0]} NAME"
+    if flag.is_list:
+        return f"--{flag.spellings[0]} TEXT ..."
     return f"--{flag.spellings[0]} {WORDS.get(flag.kind, 'TEXT')}"
 
 

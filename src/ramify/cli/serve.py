@@ -81,6 +81,9 @@ def _memory(resolved: Resolved) -> Iterator[tuple[str, float, str]]:
     yield "may be used", plan.available * plan.share, f"{plan.share:.0%} of it"
     yield "weights", plan.weights, f"{model.parameters / 1e6:,.1f} M parameters in {resolved.dtype}"
     yield "activations", plan.activations, f"at most, for a step of {resolved.chunk} tokens"
+    if resolved.adapters is not None:
+        adapters = resolved.adapters
+        yield "adapters", plan.adapters, f"{adapters.loaded} of rank {adapters.rank}, of which {adapters.slots} compute"
     each = plan.bytes_per_token / 1024
     states = plan.state_slots * plan.state_bytes
     yield "KV cache", plan.pool - states, f"{plan.pool_tokens:,} tokens of {each:,.1f} KiB, when full"

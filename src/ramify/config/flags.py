@@ -17,6 +17,8 @@ NEEDLESS: dict[str, str] = {
     "trust-request-chat-template": "templates in requests are refused either way",
     "disable-outlines-disk-cache": "there is no such cache",
     "disable-custom-all-reduce": "there is one device",
+    "lora-strict-loading": "adapters that do not fit the model are always refused",
+    "enable-lora-overlap-loading": "adapters are always read while others compute",
     "enable-deterministic-inference": "bits do not depend on the batch where `explain` says batch_invariance: yes",
 }
 NEEDLESS_WITH_VALUE: dict[str, str] = {
@@ -28,6 +30,9 @@ NEEDLESS_WITH_VALUE: dict[str, str] = {
     "detokenizer-worker-num": "API workers detokenize: --api-workers N",
     "schedule-conservativeness-decay": "the reserve adapts by itself",
     "sampling-backend": "there is one sampler",
+    "lora-backend": "the kernels of the platform compute adapters",
+    "lora-drain-wait-threshold": "while an adapter waits for a slot, the one with the fewest requests takes no more",
+    "max-lora-chunk-size": "rows of an adapter are computed together, however many there are",
 }
 
 # Refused: what to do instead, by the beginning of the flag. The longest beginning wins.
@@ -36,10 +41,7 @@ INSTEAD: dict[str, str] = {
     "quantization-param-path": "Scales are computed: of weights while loading, of keys and values as they come.",
     "quantize-and-serve": "--quantization alone does that.",
     "speculative": "Speculative decoding is not in this version.",
-    "enable-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
-    "lora": "Adapters are not in this version. Merge the adapter into the weights first.",
-    "max-lora": "Adapters are not in this version. Merge the adapter into the weights first.",
-    "max-loras": "Adapters are not in this version. Merge the adapter into the weights first.",
+    "experts-shared-outer-loras": "Adapters of experts have an A and a B for each expert.",
     "constrained-json-max-whitespace-cnt": "--constrained-json-whitespace-pattern bounds white space: '[ ]{0,8}'.",
     "enable-hierarchical-cache": "The cache has one tier in this version.",
     "hicache": "The cache has one tier in this version.",

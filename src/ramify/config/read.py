@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import logging
 import reprlib
 import types
@@ -63,6 +64,31 @@ def parse_float(text: str) -> float:
         raise ValueError(f"{shown(text)} is not a number") from None
 
 
+def parse_list(value: Any) -> tuple[str, ...]:
+    """Words, from a sequence, from JSON, or with white space between them. A mapping is a list of `NAME=VALUE`, and
+    within a list it is JSON.
+    """
+    if isinstance(value, str):
+        if value.lstrip()[:1] not in ("[", "{"):
+            return _some(tuple(value.split()))
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            raise ValueError(f"{shown(value)} is not valid JSON") from None
+    if isinstance(value, dict) and all(isinstance(each, str) for each in value.values()):
+        entries: list[Any] = [f"{key}={each}" for key, each in value.items()]
+        return _some(tuple(entries) if "lora_name" not in value else (json.dumps(value),))
+    entries = [value] if isinstance(value, dict) else list(_exactly((list, tuple), value))
+    made = [json.dumps(each) if isinstance(each, dict) else _exactly((str, Path), each) for each in entries]
+    return _some(tuple(map(str, made)))
+
+
+def _some(words: tuple[str, ...]) -> tuple[str, ...]:
+    if not words or not all(word.strip() for word in words):
+        raise ValueError("is empty; is it taken from a variable that is not set?")
+    return words
+
+
 def convert(name: str, value: Any, where: str) -> Any:
     """`value` as the type of setting `name` and within its range; strings are parsed. `where` begins an error."""
     room, field = names()[name]
@@ -99,6 +125,8 @@ def as_kind(kind: Any, value: Any) -> Any:
         if value not in choices:
             raise ValueError(f"{shown(value)} is not one of {', '.join(map(str, choices))}")
         return value
+    if kind == tuple[str, ...]:
+        return parse_list(value)
     if kind is bool:
         return parse_bool(value) if isinstance(value, str) else _exactly(bool, value)
     if kind is int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ramify.config.adapters import Adaptable, AdapterPlan
 from ramify.config.machine import Machine
 from ramify.config.model import ModelConfig
 from ramify.config.parts import PART_OF
@@ -30,6 +31,7 @@ UNLIMITED = 1 << 40  # tokens of no bytes
 SMALLEST_POOL = 256  # tokens under which serving makes no sense, unless they were asked for
 GIB, MIB = 1 << 30, 1 << 20
 STATES, LEAST_STATES = 3, 2  # of a request that runs, and of a server
+USUAL_RANK, USUAL_LOADED = 16, 32  # of adapters
 ON_CPU = "default on a CPU"
 TEXTS, TOGETHER = 256, 1024  # that an encoder computes together by default, and their tokens
 MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
@@ -61,6 +63,7 @@ class MemoryPlan:
     window_tokens: int = 0  # of layers with a window, which have a pool of their own
     state_slots: int = 0  # of layers that keep a state
     state_bytes: int = 0  # of one of these
+    adapters: int = 0  # of all that are in memory
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Resolved:
     linears: str
     memory: MemoryPlan
     decisions: tuple[Decision, ...]
+    adapters: AdapterPlan | None = None
 
     @property
     def preferred(self) -> dict[str, Any]:
@@ -113,6 +117,10 @@ class _Notes:
         """The reason of a value that somebody asked for: where they did."""
         return self._sources.get(name, "as asked")
 
+    def asked_for(self, name: str, otherwise: str) -> str:
+        """The same of a setting that has its default already."""
+        return self._sources.get(name, otherwise)
+
     def __call__(self, name: str, value: Any, reason: str) -> Any:
         self.made.append(Decision(name, value, reason))
         return value
@@ -124,8 +132,12 @@ class _Notes:
         return self(name, *default())
 
 
-def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machine) -> Resolved:
-    """Decide everything; raises `StartupError` with a remedy where what was asked cannot be."""
+def resolve(
+    settings: Settings, model: ModelConfig, folder: Path, machine: Machine, adaptable: Adaptable | None = None
+) -> Resolved:
+    """Decide everything; raises `StartupError` with a remedy where what was asked cannot be. `adaptable`: there are
+    adapters.
+    """
     _check(settings)
     note = _Notes(settings.sources)
     bundled = settings.model.model_path is None
@@ -149,9 +161,11 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: (most, ON_CPU))
     page_size = _page_size(settings, model, context, note)
     chunk = _chunk(settings, model, context, note)
+    adapters = None if adaptable is None else _adapters(settings, adaptable, ELEMENT_BYTES[dtype], rows, note)
     if model.encoder is None:
+        beside = 0 if adapters is None else adapters.size
         memory = _plan_memory(
-            settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, note
+            settings, model, machine, dtype, quantization, kv_dtype, context, rows, page_size, chunk, beside, note
         )
     else:
         memory = _plan_without_pages(settings, model, machine, dtype, quantization, chunk, note)
@@ -176,6 +190,7 @@ def resolve(settings: Settings, model: ModelConfig, folder: Path, machine: Machi
         linears=_linears(settings, model, machine, dtype, quantization, attention, note),
         memory=memory,
         decisions=(*note.made, *_taken_as_asked(settings, note)),
+        adapters=adapters,
     )
 
 
@@ -344,6 +359,32 @@ def _chunk(settings: Settings, model: ModelConfig, context: int, note: _Notes) -
     return note.asked_or("chunked_prefill_size", asked, lambda: (512, ON_CPU))
 
 
+def _adapters(settings: Settings, adaptable: Adaptable, element: int, rows: int, note: _Notes) -> AdapterPlan:
+    asked = settings.adapters
+    brought = "what those of --lora-paths name" if asked.lora_paths else "all linears of the layers"
+    note("lora_target_modules", ", ".join(adaptable.targets), note.asked_for("lora_target_modules", brought))
+    slots = note("max_loras_per_batch", asked.max_loras_per_batch, note.asked_for("max_loras_per_batch", "default"))
+    rank = note.asked_or(
+        "max_lora_rank",
+        asked.max_lora_rank,
+        lambda: (adaptable.rank, "the highest of --lora-paths") if adaptable.rank else (USUAL_RANK, "default"),
+    )
+    if rank < adaptable.rank:
+        raise StartupError(f"--max-lora-rank {rank}: an adapter of --lora-paths has rank {adaptable.rank}")
+    each = rank * adaptable.elements * element
+    loaded = note.asked_or(
+        "max_loaded_loras",
+        asked.max_loaded_loras,
+        lambda: (max(USUAL_LOADED, slots), f"default, {each / MIB:.1f} MiB each at most"),
+    )
+    if loaded < slots:
+        raise StartupError(
+            f"--max-loaded-loras {loaded} is less than the {slots} of --max-loras-per-batch", "Lower the latter."
+        )
+    slot = rank * adaptable.rows * element
+    return AdapterPlan(slots, loaded, rank, adaptable.targets, each, asked.lora_eviction_policy, slot)
+
+
 def _depth(settings: Settings, note: _Notes) -> int:
     if settings.schedule.disable_overlap_schedule:
         return note("depth", 0, "--disable-overlap-schedule: no overlap")
@@ -425,6 +466,7 @@ def _plan_memory(
     rows: int,
     page_size: int,
     chunk: int,
+    beside: int,
     note: _Notes,
 ) -> MemoryPlan:
     element = ELEMENT_BYTES[dtype]
@@ -432,7 +474,7 @@ def _plan_memory(
     per_token = kv_bytes(model, kv_dtype)
     activations = _activations(model, chunk + rows, rows, element)
     share = note.asked_or("mem_fraction_static", settings.cache.mem_fraction_static, lambda: (0.7, ON_CPU))
-    room = int(machine.memory * share) - weights - activations - PROCESS_BYTES
+    room = int(machine.memory * share) - weights - activations - PROCESS_BYTES - beside
     useful = rows * context
     asked = settings.cache.max_total_tokens
     state = state_bytes(model, dtype)
@@ -442,7 +484,7 @@ def _plan_memory(
     tokens = min(windows.fit(room), useful) if asked is None else asked
     tokens = tokens // page_size * page_size
     pool = windows.size(tokens)
-    if asked is not None and pool + slots * state + weights + activations > machine.memory:
+    if asked is not None and pool + slots * state + weights + activations + beside > machine.memory:
         raise StartupError(
             f"--max-total-tokens {asked} needs {_gib(pool)} beside {_gib(weights)} of weights, and "
             f"{_gib(machine.memory)} are available",
@@ -464,12 +506,22 @@ def _plan_memory(
     else:
         reason = f"what {share:.0%} of {_gib(machine.memory)} leaves beside the weights ({_gib(weights)})"
     note("max_total_tokens", tokens, reason)
-    beside = 0
+    window = 0
     if model.window is not None:
-        beside = windows.beside(tokens) // page_size * page_size
-        note("window_tokens", beside, f"for the layers that see {model.window} tokens, beside those for the others")
+        window = windows.beside(tokens) // page_size * page_size
+        note("window_tokens", window, f"for the layers that see {model.window} tokens, beside those for the others")
     return MemoryPlan(
-        machine.memory, share, weights, activations, pool + slots * state, tokens, per_token, beside, slots, state
+        machine.memory,
+        share,
+        weights,
+        activations,
+        pool + slots * state,
+        tokens,
+        per_token,
+        window,
+        slots,
+        state,
+        beside,
     )
 
 

@@ -149,6 +149,34 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True)
+class AdapterSettings:
+    """Adapters (LoRA)"""
+
+    enable_lora: bool = setting(False, "Serve adapters beside the model. --lora-paths says so too.")
+    lora_paths: tuple[str, ...] | None = setting(
+        None, """Adapters to load at start: NAME=FOLDER ..., or JSON: {"lora_name", "lora_path", "pinned"}."""
+    )
+    max_lora_rank: int | None = setting(
+        None, "Highest rank of an adapter. Default: the highest of --lora-paths, else 16.", within=Range(1, 512)
+    )
+    lora_target_modules: tuple[str, ...] | None = setting(
+        None, "What adapters may change (q_proj ...), or all. Default: what those of --lora-paths do, else all."
+    )
+    max_loras_per_batch: int = setting(
+        8, "Adapters that compute together, each of which has memory of its own.", within=Range(1, 256)
+    )
+    max_loaded_loras: int | None = setting(
+        None, "Adapters kept in memory beside those that compute. Default: 64.", within=Range(1, 65536)
+    )
+    lora_dir: str | None = setting(
+        None, "Folder that adapters loaded over HTTP must lie in. Default: any folder, for who has the admin key."
+    )
+    lora_eviction_policy: Literal["lru", "fifo"] = setting(
+        "lru", "Which adapter gives way to another: the one used longest ago, or the one that came first."
+    )
+
+
+@dataclass(frozen=True)
 class GrammarSettings:
     """Structured output"""
 
@@ -243,6 +271,7 @@ class Settings:
     model: ModelSettings = ModelSettings()
     cache: CacheSettings = CacheSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    adapters: AdapterSettings = AdapterSettings()
     grammar: GrammarSettings = GrammarSettings()
     server: ServerSettings = ServerSettings()
     parallel: ParallelSettings = ParallelSettings()
@@ -254,6 +283,7 @@ ROOMS: dict[str, type] = {
     "model": ModelSettings,
     "cache": CacheSettings,
     "schedule": ScheduleSettings,
+    "adapters": AdapterSettings,
     "grammar": GrammarSettings,
     "server": ServerSettings,
     "parallel": ParallelSettings,

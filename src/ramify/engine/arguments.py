@@ -26,7 +26,6 @@ REFUSED: dict[str, str] = {
     "image_data": "images",
     "audio_data": "audio",
     "video_data": "videos",
-    "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
     "return_routed_experts": "mixture-of-experts models",
     "routed_experts_start_len": "mixture-of-experts models",

@@ -31,6 +31,7 @@ HIDDEN_OFF = (
     "The server is not configured to return the hidden states. "
     "Please set `--enable-return-hidden-states` to enable this feature."
 )
+ADAPTERS_OFF = "This server has no adapters (lora_path). Start it with --enable-lora, or with --lora-paths NAME=FOLDER."
 
 SessionName = Annotated[str, Meta(min_length=1, max_length=MAX_RID)]
 
@@ -67,6 +68,7 @@ class Limits:
     tells_hidden: bool = False
     scores: bool = True  # there is a model, whose log probabilities can be asked for
     head: Head | None = None  # of a model that gives vectors or scores and no tokens
+    adapters: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class Ask:
     `marks` are special tokens that stay in the text, because whoever reads it needs them.
     `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set. `hidden` says of
     which positions the hidden states are wanted. With `vectors` the tokens are placeholders: see `engine.vectors`.
+    `adapter` is the name of one that is loaded; the engine refuses a name that it does not know.
     """
 
     tokens: Sequence[int]
@@ -98,6 +101,7 @@ class Ask:
     turn: Turn | None = None
     vectors: bytes = b""
     pooling: Pooling | None = None
+    adapter: str = ""
 
 
 def pooling_of(head: Head, second: int = -1, skip: int = 0) -> Pooling:
@@ -139,6 +143,8 @@ def check_rid(rid: Any) -> str:
 def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     """One message per choice. Raises `BadRequest` that names what is wrong."""
     check_task(limits.head, pools=ask.pooling is not None)
+    if ask.adapter and not limits.adapters:
+        raise BadRequest(ADAPTERS_OFF, param="lora_path", code="adapters_off")
     if ask.pooling is not None:
         return [_pooled(ask, limits, origin)]
     max_new, may_shorten = _length(ask, len(ask.tokens), limits.context)
@@ -186,6 +192,7 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             turn=ask.turn,
             hidden=hidden,
             vectors=ask.vectors,
+            adapter=ask.adapter,
         )
         for choice in range(ask.params.n)
     ]
@@ -228,6 +235,7 @@ def _pooled(ask: Ask, limits: Limits, origin: int) -> Submit:
         arrived=ask.arrived,
         stride=0,
         pooling=ask.pooling,
+        adapter=ask.adapter,
     )
 
 

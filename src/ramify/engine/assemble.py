@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ramify.adapters.registry import Registry
 from ramify.cache.ledger import BESIDE, FULL, Ledger
 from ramify.cache.state import StateShape
 from ramify.cache.unpaged import Unpaged
 from ramify.cache.window import WindowShape
+from ramify.config.adapters import AdapterPath, named_paths
 from ramify.config.quantized import quantized_of
 from ramify.config.resolve import Resolved
 from ramify.config.settings import GrammarSettings
-from ramify.core.errors import BadRequest, StartupError
+from ramify.core.errors import BadRequest, StartupError, UserError
 from ramify.engine.build import load_model_tokenizer
 from ramify.engine.control import Controls
 from ramify.engine.loop import Loop
@@ -37,6 +40,11 @@ from ramify.wire.channel import EngineEnd
 from ramify.worker.null import NullExecutor
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ramify.adapters.table import AdapterTable
+    from ramify.ops.kernels import Kernels
     from ramify.ops.platform import Platform
     from ramify.worker.encode import EncoderRunner
     from ramify.worker.executor import ThreadExecutor
@@ -51,15 +59,16 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
     """A loop that is ready to run: weights loaded, pages allocated."""
     guides = make_guides(resolved, channel)
     executor = make_executor(resolved, progress)
-    schedule = resolved.settings.schedule
+    schedule, registry = resolved.settings.schedule, make_registry(resolved, executor, channel)
     meter, sessions = EngineMeter(resolved), Sessions()
     scheduler = Scheduler(
         make_ledger(resolved),
         StepBudget(resolved.chunk, resolved.rows, whole=resolved.model.encoder is not None),
         eos_ids=resolved.model.eos_ids,
         policy=make_policy(schedule.schedule_policy),
-        gates=[guides],
+        gates=[guides, *([] if registry is None else [registry])],
         guides=guides,
+        adapters=registry,
         guided_ahead=1 if resolved.depth <= 1 else 0,
         max_queued=resolved.queue,
         conservativeness=schedule.schedule_conservativeness,
@@ -69,9 +78,44 @@ def assemble(resolved: Resolved, channel: EngineEnd, progress: Progress | None =
         seed=resolved.settings.model.random_seed,
     )
     meter.watch(scheduler)
+    if registry is not None:
+        registry.watch(scheduler.requests.values)
     profiler = None if isinstance(executor, NullExecutor) else executor.profiler
-    control = Controls(resolved, meter, sessions, profiler)
+    control = Controls(resolved, meter, sessions, profiler, adapters=registry)
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
+
+
+def make_registry(resolved: Resolved, executor: ThreadExecutor | NullExecutor, channel: EngineEnd) -> Registry | None:
+    """Adapters, those of `--lora-paths` read."""
+    if resolved.adapters is None:
+        return None
+    from ramify.adapters.store import AdapterStore
+    from ramify.adapters.table import AdapterTable
+    from ramify.worker.runner import Runner
+
+    assert not isinstance(executor, NullExecutor), "refused before"
+    assert isinstance(executor.runner, Runner)
+    table = executor.runner.adapters
+    assert isinstance(table, AdapterTable)
+    registry = Registry(resolved.adapters, AdapterStore(table, resolved.adapters, executor.in_turn), channel.wake)
+    try:
+        for path in named_paths(resolved.settings.adapters.lora_paths or ()):
+            load_at_start(registry, path)
+    except StartupError:
+        registry.close()
+        executor.close()
+        raise
+    return registry
+
+
+def load_at_start(registry: Registry, path: AdapterPath) -> None:
+    try:
+        adapter = registry.load(path.lora_name, path.lora_path, path.pinned)
+        wait([adapter.reading])
+        registry.settled(adapter)
+    except UserError as e:
+        raise StartupError(f"--lora-paths {path.lora_name}: {e.message}") from None
+    log.info("adapter %s, of rank %d, from %s", path.lora_name, adapter.reading.result(), path.lora_path)
 
 
 def make_ledger(resolved: Resolved) -> Ledger:
@@ -171,6 +215,7 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
         dummy_weights(built, model, settings.random_seed)
     else:
         load_weights(built, resolved.folder, model, progress)
+    adapters = None if resolved.adapters is None else _adapter_table(resolved, built, kernels, dtype)
     pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
     if model.encoder is not None:
         assert pooler is not None, "an encoder has a head"
@@ -190,4 +235,14 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     pool = KVCache(pools, groups, states)
     count = len(pools) + (states is not None)
     slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=count)
-    return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler)
+    return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler, adapters)
+
+
+def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype: torch.dtype) -> AdapterTable:
+    """Over the linears of a loaded model."""
+    from ramify.adapters.table import AdapterTable
+    from ramify.models.adapted import chosen, sites_of
+
+    plan = resolved.adapters
+    assert plan is not None
+    return AdapterTable(built, chosen(sites_of(resolved.model), plan.targets), plan.slots, plan.rank, kernels, dtype)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ramify.adapters.config import FILE, MAX_CONFIG, read_config
 from ramify.config import gguf
+from ramify.config.adapters import ALL, Adaptable, AdapterPath, named_paths
 from ramify.config.generation import read_sampling_defaults
 from ramify.config.machine import read_machine
+from ramify.config.model import ModelConfig
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
 from ramify.config.source import locate
-from ramify.core.errors import StartupError
+from ramify.core.errors import StartupError, UserError
+from ramify.models.adapted import chosen, sites_of, target_of
 from ramify.models.choose import choose_model
 from ramify.ops.cpu.library import instruction_set
 from ramify.text.tokenizer import Tokenizer, check_tokenizer, load_tokenizer, template_file
@@ -34,7 +38,41 @@ def prepare(settings: Settings) -> Resolved:
     if not settings.model.skip_tokenizer_init:
         check_tokenizer(words, settings.model.chat_template)
     gguf.forget()
-    return resolve(settings, model, folder, replace(read_machine(), kernels=instruction_set()))
+    machine = replace(read_machine(), kernels=instruction_set())
+    return resolve(settings, model, folder, machine, adaptable(settings, model))
+
+
+def adaptable(settings: Settings, model: ModelConfig) -> Adaptable | None:
+    """What of the model adapters may change, where there are to be any; raises `StartupError` if none can be."""
+    asked = settings.adapters
+    if not asked.enable_lora and asked.lora_paths is None:
+        return None
+    if settings.model.load_format == "none":
+        raise StartupError("--enable-lora needs a model, and --load-format none has none")
+    sites = sites_of(model)
+    if not sites:
+        raise StartupError(f"{model.architecture}: adapters are served with native decoders only")
+    brought = [_brought(each) for each in named_paths(asked.lora_paths or ())]
+    targets = asked.lora_target_modules or tuple(sorted({target for _, words in brought for target in words}))
+    some = chosen(sites, targets or (ALL,))
+    rank = max((rank for rank, _ in brought), default=0)
+    elements = sum(site.elements for site in some.values())
+    rows = sum(site.inputs for site in some.values() if site.kind == "embedding")
+    return Adaptable(elements, tuple(sorted({target_of(name) for name in some})), rank, rows)
+
+
+def _brought(path: AdapterPath) -> tuple[int, tuple[str, ...]]:
+    """The highest rank of an adapter to load, and the last words of its targets; all, where they are an expression."""
+    file = Path(path.lora_path) / FILE
+    try:
+        with file.open("rb") as stream:
+            config = read_config(stream.read(MAX_CONFIG))
+    except OSError as e:
+        raise StartupError(f"--lora-paths {path.lora_name}: {file}: {e.strerror}") from None
+    except UserError as e:
+        raise StartupError(f"--lora-paths {path.lora_name}: {e.message}") from None
+    listed = config.target_modules if isinstance(config.target_modules, list) else [ALL]
+    return max(config.r, *(config.rank_pattern or {}).values(), 0), tuple(target_of(name) for name in listed)
 
 
 def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:

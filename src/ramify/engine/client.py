@@ -133,7 +133,7 @@ class Client:
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
-    def order(self, name: str, **args: Any) -> Future[Any]:
+    def order(self, name: str, /, **args: Any) -> Future[Any]:
         """A question or an order; the future has its answer, or raises `UserError`."""
         future: Future[Any] = Future()
         if self.died is not None:

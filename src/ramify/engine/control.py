@@ -8,12 +8,16 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ramify.adapters.registry import Adapter, Registry
 from ramify.config.resolve import Resolved
 from ramify.core import log as logs
+from ramify.core.errors import BadRequest
+from ramify.engine.ask import ADAPTERS_OFF
 from ramify.engine.loads import loads, memory
 from ramify.engine.meter import EngineMeter
 from ramify.engine.profile import NoProfiler, Profiler, TraceFolder
@@ -40,7 +44,9 @@ class Controls:
         sessions: Sessions,
         profiler: Profiler | None = None,
         clock: Callable[[], float] = time.monotonic,
+        adapters: Registry | None = None,
     ) -> None:
+        self._adapters = adapters
         self._resolved = resolved
         self._meter = meter
         self._sessions = sessions
@@ -54,7 +60,7 @@ class Controls:
             "ping": lambda loop, control: None,
             "paused": lambda loop, control: loop.paused,
             "state": self._state,
-            "loads": lambda loop, control: loads(loop, resolved, meter),
+            "loads": lambda loop, control: loads(loop, resolved, meter, adapters),
             "metrics": lambda loop, control: meter.exposition(),
             "abort": self._abort,
             "flush_cache": self._flush_cache,
@@ -68,6 +74,9 @@ class Controls:
             "stop_profile": self._stop_profile,
             "slow_down": self._slow_down,
             "freeze_gc": self._freeze_gc,
+            "adapters": lambda loop, control: [] if adapters is None else adapters.listed(),
+            "load_adapter": self._load_adapter,
+            "unload_adapter": self._unload_adapter,
             "adopt": self._adopt,
             "stop": self._stop,
         }
@@ -167,6 +176,37 @@ class Controls:
         if running is not None:
             self._end(loop, [running])
         return self._sessions.prefix(turn, args["offset"], args["drop_output"])
+
+    # -- adapters ----------------------------------------------------------------------------------------------------
+
+    def _registry(self) -> Registry:
+        if self._adapters is None:
+            raise BadRequest(ADAPTERS_OFF, code="adapters_off")
+        return self._adapters
+
+    def _load_adapter(self, loop: Loop, control: Control) -> dict[str, Any]:
+        """Answered when it is read; until then requests may name it and wait."""
+        args, registry = control.args, self._registry()
+        return self._loaded(registry, registry.load(args["name"], args["path"], bool(args.get("pinned"))))
+
+    def _loaded(self, registry: Registry, adapter: Adapter) -> dict[str, Any]:
+        if not adapter.reading.done():
+            again = partial(self._loaded, registry, adapter)
+            raise NotYet(f"the adapter {adapter.name!r} is not read yet", MAX_WAIT, again=again, poll=True)
+        return registry.settled(adapter)
+
+    def _unload_adapter(self, loop: Loop, control: Control) -> dict[str, Any]:
+        """No request can name it from now on; answered when those that have it have ended."""
+        registry = self._registry()
+        adapter = registry.unload(control.args["name"])
+        return self._unloaded(registry, adapter, registry.record(adapter))
+
+    def _unloaded(self, registry: Registry, adapter: Adapter, record: dict[str, Any]) -> dict[str, Any]:
+        if not registry.release(adapter):
+            again = partial(self._unloaded, registry, adapter, record)
+            text = f"the adapter {adapter.name!r} takes no more requests and goes when those that have it have ended"
+            raise NotYet(text, MAX_WAIT, again=again, poll=True)
+        return record
 
     # -- processes ---------------------------------------------------------------------------------------------------
 

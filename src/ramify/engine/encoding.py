@@ -62,16 +62,24 @@ class TextEncoding:
         return head
 
     def _routes(
-        self, count: int, *, rid: Any = None, priority: Any = None, extra_key: Any = None, **others: Any
+        self,
+        count: int,
+        *,
+        rid: Any = None,
+        priority: Any = None,
+        extra_key: Any = None,
+        lora_path: Any = None,
+        **others: Any,
     ) -> list[dict[str, Any]]:
         refuse_others(others)
         low_first = self._resolved.settings.schedule.schedule_low_priority_values_first
-        columns = (
-            rids_of(rid, count),
-            [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
-            each(extra_key, count, "extra_key", key, ""),
-        )
-        return [dict(zip(("rid", "priority", "salt"), row, strict=True)) for row in zip(*columns, strict=True)]
+        columns: dict[str, list[Any]] = {
+            "rid": rids_of(rid, count),
+            "priority": [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
+            "salt": each(extra_key, count, "extra_key", key, ""),
+            "adapter": each(lora_path, count, "lora_path", key, ""),
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _passages(self, prompt: Any, input_ids: Any, prompt_name: Any, truncate: Any) -> tuple[list[Passage], bool]:
         if (prompt is None) == (input_ids is None):

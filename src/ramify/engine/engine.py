@@ -129,11 +129,11 @@ class Engine:
         """Generate from text, token ids or `input_embeds` [tokens, hidden], one prompt or a list.
 
         `asked` are, by the names of `/generate`: return_logprob, logprob_start_len, top_logprobs_num,
-        token_ids_logprob, return_hidden_states, rid, extra_key, priority (each one value, or a list with one for every
-        prompt) and return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output}) make a
-        prompt a turn of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a list or
-        for `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where a request
-        is refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
+        token_ids_logprob, return_hidden_states, rid, extra_key, lora_path, priority (each one value, or a list with one
+        for every prompt) and return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output})
+        make a prompt a turn of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a
+        list or for `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where
+        a request is refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
         """
         job = self._job(prompt, sampling_params, input_ids, stream, **asked)
         if stream:
@@ -175,6 +175,7 @@ class Engine:
         return_hidden_states: Any = None,
         input_embeds: Any = None,
         session_params: Any = None,
+        lora_path: Any = None,
         return_text_in_logprobs: bool = False,
         **others: Any,
     ) -> Job:
@@ -198,6 +199,7 @@ class Engine:
             "top_logprobs": each(top_logprobs_num, count, "top_logprobs_num", number, 0),
             "token_ids_logprob": each_ids(token_ids_logprob, count, "token_ids_logprob"),
             "hidden": each(return_hidden_states, count, "return_hidden_states", hidden_of, "none"),
+            "adapter": each(lora_path, count, "lora_path", key, ""),
             "salt": each(extra_key, count, "extra_key", key, ""),
             "priority": [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
         }
@@ -291,7 +293,7 @@ class Engine:
 
         A pair of texts within a list is read as one, as cross-encoders do. `dimensions` cuts embeddings, `prompt_name`
         puts one of the model's own prompts before each text, `truncate` cuts what is too long instead of refusing it.
-        `asked` may hold rid, priority and extra_key. Returns a dict like `/encode`'s, or a list of them.
+        `asked` may hold rid, priority, extra_key and lora_path. Returns a dict like `/encode`'s, or a list of them.
         """
         job = self._encoding.job(prompt, input_ids, dimensions, prompt_name, truncate, **asked)
         for _ in self._news(job):
@@ -330,12 +332,16 @@ class Engine:
         sampling_params: Params = None,
         *,
         stream: bool = False,
+        lora_path: str | None = None,
         **template: Any,
     ) -> Any:
-        """Render a conversation with the model's chat template and answer it; more arguments go to the template."""
+        """Render a conversation with the model's chat template and answer it, with an adapter if `lora_path` names one;
+        more arguments go to the template.
+        """
         params = as_params(sampling_params)
         ids = self._rendered_ids(messages, **template)
-        ask = Ask(tokens=ids, params=params, stream=stream, to_the_end=True, arrived=time.monotonic())
+        now, adapter = time.monotonic(), key(lora_path, "lora_path") if lora_path else ""
+        ask = Ask(tokens=ids, params=params, stream=stream, to_the_end=True, arrived=now, adapter=adapter)
         job = Job([ask], self._shape, one=True)
         return self._parts(job) if stream else self._whole(job, bar=False)
 
@@ -379,6 +385,21 @@ class Engine:
         """Forget a session, if it is still open."""
         self._client.order("close_session", session_id=session_id).result()
 
+    def load_lora_adapter(self, lora_name: str, lora_path: str, pinned: bool = False) -> dict[str, Any]:
+        """Read an adapter (PEFT) while others compute; `generate(..., lora_path=lora_name)` then uses it. `pinned`: it
+        stays in its slot. Raises `UserError` where it cannot be served.
+        """
+        order = self._client.order("load_adapter", name=lora_name, path=str(lora_path), pinned=pinned)
+        return order.result()
+
+    def unload_lora_adapter(self, lora_name: str) -> dict[str, Any]:
+        """No request can name it any more; returns when those that had it have ended."""
+        return self._client.order("unload_adapter", name=lora_name).result()
+
+    def lora_adapters(self) -> list[dict[str, Any]]:
+        """Every adapter that requests can name: name, id, path, rank, whether it is pinned, in memory, in a slot."""
+        return self._client.order("adapters").result()
+
     def flush_cache(self) -> bool:
         """Forget all cached prefixes; False while requests run."""
         try:
@@ -407,6 +428,7 @@ def limits_of(resolved: Resolved) -> Limits:
         server.enable_return_hidden_states,
         resolved.settings.model.load_format != "none",
         model.head,
+        resolved.adapters is not None,
     )
 
 

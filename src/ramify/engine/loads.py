@@ -8,14 +8,16 @@ from ramify.config.resolve import Resolved
 from ramify.engine.meter import EngineMeter
 
 if TYPE_CHECKING:
+    from ramify.adapters.registry import Registry
     from ramify.engine.loop import Loop
 
 GIB = 1 << 30
 
 
-def loads(loop: Loop, resolved: Resolved, meter: EngineMeter) -> dict[str, Any]:
-    """By section: `core`, `memory`, `queues`."""
-    return {"core": _core(loop, resolved, meter), "memory": memory(resolved), "queues": _queues(loop)}
+def loads(loop: Loop, resolved: Resolved, meter: EngineMeter, adapters: Registry | None = None) -> dict[str, Any]:
+    """By section: `core`, `memory`, `queues`, and `lora` where there are adapters."""
+    found = {"core": _core(loop, resolved, meter), "memory": memory(resolved), "queues": _queues(loop)}
+    return found if adapters is None else found | {"lora": _lora(adapters)}
 
 
 def _core(loop: Loop, resolved: Resolved, meter: EngineMeter) -> dict[str, Any]:
@@ -49,6 +51,11 @@ def memory(resolved: Resolved) -> dict[str, Any]:
         "graph_gb": 0.0,
         "token_capacity": plan.pool_tokens,
     }
+
+
+def _lora(adapters: Registry) -> dict[str, Any]:
+    used, slots = adapters.slots_used, adapters.plan.slots
+    return {"slots_used": used, "slots_total": slots, "utilization": used / slots}
 
 
 def _queues(loop: Loop) -> dict[str, Any]:

@@ -137,6 +137,7 @@ class Loop:
         """After `run`: leave no thread, no process and no socket behind."""
         self.executor.close()
         self.scheduler.guides.close()
+        self.scheduler.adapters.close()
         self.channel.close()
 
     @property

@@ -11,13 +11,14 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from ramify.adapters.registry import Adapter, Registry
 from ramify.config.resolve import Resolved
 from ramify.schedule.request import Request
 from ramify.schedule.scheduler import Counts, Scheduler
@@ -203,11 +204,25 @@ class EngineMeter:
         for kind, count in sorted(self.ended.items()):
             finished.add_metric([label, kind], count)
         yield finished
+        if isinstance(self.scheduler.adapters, Registry):
+            yield self._adapters(prefix, self.scheduler.adapters)
+
+    def _adapters(self, prefix: str, registry: Registry) -> Metric:
+        """Names and meanings are vLLM's, which routers read; its value is the time."""
+        info = GaugeMetricFamily(
+            prefix + "lora_requests_info",
+            "Adapters of requests, and how many can compute together.",
+            labels=["model_name", "max_lora", "waiting_lora_adapters", "running_lora_adapters"],
+        )
+        named = [_names(requests) for requests in (self.scheduler.waiting, self.scheduler.running)]
+        info.add_metric([self._resolved.served_name, str(registry.plan.slots), *named], time.time())
+        return info
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         scheduler = self.scheduler
         ledger = scheduler.ledger
         return {
+            **self._slots(),
             "num_running_reqs": ("Requests being computed.", len(scheduler.running)),
             "num_queue_reqs": ("Requests waiting.", len(scheduler.waiting)),
             "num_used_tokens": ("Tokens of KV cache that running requests hold.", ledger.used * ledger.page_size),
@@ -219,6 +234,17 @@ class EngineMeter:
                 "Tokens of KV cache that hold prefixes nobody uses now.",
                 (ledger.available - len(ledger.pool)) * ledger.page_size,
             ),
+        }
+
+    def _slots(self) -> dict[str, tuple[str, float]]:
+        registry = self.scheduler.adapters
+        if not isinstance(registry, Registry):
+            return {}
+        used, slots = registry.slots_used, registry.plan.slots
+        return {
+            "lora_pool_slots_used": ("Slots in which an adapter stands.", used),
+            "lora_pool_slots_total": ("Adapters that can compute together.", slots),
+            "lora_pool_utilization": ("Used slots as a share.", used / slots),
         }
 
     def _counters(self) -> dict[str, tuple[str, float]]:
@@ -243,3 +269,8 @@ class EngineMeter:
             "prompt_tokens_histogram": ("Prompt length.", self.prompt_lengths),
             "generation_tokens_histogram": ("Output length.", self.output_lengths),
         }
+
+
+def _names(requests: Iterable[Request]) -> str:
+    """Of the adapters of requests, each once."""
+    return ",".join(sorted({each.adapter.name for each in requests if isinstance(each.adapter, Adapter)}))

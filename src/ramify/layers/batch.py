@@ -35,7 +35,8 @@ class Batch:
 
     `tokens_T`, `positions_T` are what is computed. Row i stands at `starts[i]` with `counts[i]` tokens, after which its
     request is `lengths[i]` long. `places` has an entry per group of layers that attend, `pool` is where K, V and states
-    are. `spans` are there where layers keep states.
+    are. `spans` are there where layers keep states, `runs_N3` where rows have adapters: a run for each row, empty
+    for one without, as `Kernels.lora` takes them.
     """
 
     tokens_T: Tensor
@@ -47,6 +48,7 @@ class Batch:
     pool: KVCache
     vectors: Vectors | None = None
     spans: Spans | None = None
+    runs_N3: Tensor | None = None
 
     def place(self, layer: int) -> Place:
         return self.places[self.pool.groups[layer]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ramify.layers.build import Build
 from ramify.layers.loadable import Loadable
@@ -62,14 +62,17 @@ class Interleaved(Linear):
         self._interleaved = groups
 
     def accept(self, name: str, part: str, tensor: Tensor | Stored, source: str) -> None:
-        if part in self._interleaved and tensor.shape[0] == self.outputs_of(part):
-            order_E = apart(torch.arange(tensor.shape[0]), *self._interleaved[part])
+        order_E = self.order_of(part)
+        if order_E is not None and len(order_E) == tensor.shape[0]:
             tensor = tensor[order_E] if isinstance(tensor, Tensor) else reordered(tensor, order_E)
         super().accept(name, part, tensor, source)
 
-    def outputs_of(self, part: str) -> int:
+    def order_of(self, part: str) -> Tensor | None:
+        """Which row of a checkpoint's part each of ours is; None where they are in order."""
+        if part not in self._interleaved:
+            return None
         groups, sizes = self._interleaved[part]
-        return groups * sum(sizes)
+        return apart(torch.arange(groups * sum(sizes)), groups, sizes)
 
 
 def apart(rows: Tensor, groups: int, sizes: list[int]) -> Tensor:
@@ -88,3 +91,14 @@ class Embedding(Weighted):
 
     def head(self, x_TD: Tensor) -> Tensor:
         return self.multiply(x_TD)
+
+
+class TiedHead(nn.Module):
+    """A head that multiplies by an embedding's table, which stays the embedding's alone."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        super().__init__()
+        self._multiply = embedding.head
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self._multiply(x_TD)

@@ -17,7 +17,7 @@ from ramify.config.rope import Rope
 from ramify.layers.attention import Attention
 from ramify.layers.batch import Batch
 from ramify.layers.build import Build
-from ramify.layers.linear import Embedding, Linear
+from ramify.layers.linear import Embedding, Linear, TiedHead
 from ramify.layers.mlp import GatedMLP
 from ramify.layers.norm import LayerNorm, RMSNorm
 from ramify.layers.rope import Angles, NoRotation, RotaryEmbedding
@@ -60,7 +60,8 @@ class Decoder(nn.Module):
         self._turns = [self._rotation(build, config, layer) for layer in range(config.layers)]
         self.layers = nn.ModuleList(self.block(build, config, layer) for layer in range(config.layers))
         self.norm = self.last_norm(build, config)
-        self.head = None if config.tied else Linear(build.of_vocabulary, config.hidden, config.vocab)
+        outputs = build.of_vocabulary, config.hidden, config.vocab
+        self.head = TiedHead(self.embedding) if config.tied else Linear(*outputs)
 
     def block(self, build: Build, config: ModelConfig, layer: int) -> nn.Module:
         raise NotImplementedError
@@ -95,7 +96,7 @@ class Decoder(nn.Module):
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """Logits [T, V] of chosen hidden states."""
-        return self.embedding.head(x_TD) if self.head is None else self.head(x_TD)
+        return self.head(x_TD)
 
 
 def plain_attention(build: Build, config: ModelConfig, layer: int) -> Attention:

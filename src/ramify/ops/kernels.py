@@ -4,7 +4,8 @@ A platform replaces the entries it computes faster, with the same signature; one
 every replacement with its reference over a grid of shapes.
 
 Shape suffixes: T tokens of a step, D hidden, E rows of a fused projection, H query heads, K key-value heads, C head
-size, R pairs that are rotated, P pages, S slots of a page, V vocabulary, N requests, G groups (experts), K chosen ones.
+size, R pairs that are rotated, P pages, S slots of a page, V vocabulary, N requests or runs, G groups (experts), K
+chosen ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ramify.ops.reference import basic, choose, encode, experts, fp8, int4, int8, random, rope, sample, state
+from ramify.ops.lora import LowRanks
+from ramify.ops.reference import basic, choose, encode, experts, fp8, int4, int8, lora, random, rope, sample, state
 from ramify.ops.states import Spans
 
 
@@ -87,6 +89,9 @@ class Kernels:
         al. 2024). With q and k of length 1 and q scaled, S becomes exp(decay softplus(a + bias)) S, then
         S + sigmoid(b) k (v - S' k)', and y = S' q
         Both keep states in fp32 and compute a token after the other, whatever the spans (`ops.states.Spans`)
+    lora(y_TE, x_TD, runs_N3, table): adds to rows of y, in place, what an adapter makes of those of x. Runs are int32
+        (start, stop, slot), ascending; rows that no run has are left alone, an empty run has none. Sums are in fp32 and
+        rounded once, and a row's bits are its own
     packing: None where weights stay as they come
     w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
         exactly, so that a row's bits are its own
@@ -120,6 +125,7 @@ class Kernels:
     conv: Callable[[Tensor, Tensor, Tensor | None, Tensor, Spans], Tensor] = state.conv
     ssd: Callable[..., Tensor] = state.ssd
     delta: Callable[..., Tensor] = state.delta
+    lora: Callable[[Tensor, Tensor, Tensor, LowRanks], None] = lora.lora
     packing: Packing | None = None
     w8a8: Packing = Packing(int8.store, int8.linear, int8.embed, take=int8.take)
     int4: Packing = Packing(int4.store, int4.linear, take=int4.take)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ramify.cache.prefix import Match
 from ramify.cache.tree import pack
 from ramify.core.finish import Finish
+from ramify.schedule.adapter import BARE, Adapter
 from ramify.schedule.guide import FREE, Guide
 from ramify.wire.messages import Reply, Submit, Times
 from ramify.wire.result import HiddenStates, TokenLogprobs, join
@@ -33,6 +34,7 @@ class Request:
     """One generation. Only the `Scheduler` writes to it; `order` is its place in order of arrival."""
 
     __slots__ = (
+        "adapter",
         "cached",
         "catch_up",
         "choice",
@@ -94,12 +96,14 @@ class Request:
         stop_ids: frozenset[int],
         lot: float,
         guide: Guide = FREE,
+        adapter: Adapter = BARE,
     ) -> None:
         self.id = submit.rid
         self.origin = submit.origin
         self.params = submit.params
         self.priority = submit.priority
-        self.salt = submit.salt
+        self.adapter = adapter
+        self.salt = adapter.salted(submit.salt)
         self.seed = submit.seed
         self.choice = submit.choice
         self.stride = submit.stride

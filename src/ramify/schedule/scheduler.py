@@ -21,6 +21,7 @@ from ramify.cache.ledger import Ledger
 from ramify.cache.prefix import Match
 from ramify.core.errors import BadRequest, Overloaded, UserError
 from ramify.core.finish import Finish, internal_error
+from ramify.schedule.adapter import Adapters, NoAdapters
 from ramify.schedule.budget import Reserve, StepBudget
 from ramify.schedule.drafter import Drafter, NoDrafter
 from ramify.schedule.gate import FollowTheLeader, Gate, Refuse, Wait
@@ -120,6 +121,7 @@ class Scheduler:
         gates: Sequence[Gate] = (),
         drafter: Drafter | None = None,
         guides: Guides | None = None,
+        adapters: Adapters | None = None,
         guided_ahead: int = 1,
         max_queued: int | None = None,
         conservativeness: float = 1.0,
@@ -135,6 +137,7 @@ class Scheduler:
         self.gates: list[Gate] = [*([FollowTheLeader(self, ledger)] if ledger.reuse else []), *gates]
         self.drafter = drafter or NoDrafter()
         self.guides = guides or NoGuides()
+        self.adapters = adapters or NoAdapters()
         self.guided_ahead = guided_ahead  # steps that a guided request may have in flight when it is planned
         self.max_queued = max_queued
         self.preempt_above = preempt_above
@@ -190,6 +193,7 @@ class Scheduler:
             stop_ids=eos.union(params.stop_token_ids or ()),
             lot=self._lots.random(),
             guide=self.guides.guide(submit),
+            adapter=self.adapters.adapter(submit),
         )
         self._arrivals += 1
         self.requests[request.id] = request
@@ -281,7 +285,8 @@ class Scheduler:
         self.step = draft.step
         self.counts.steps += 1
         closed, self._closed = self._closed, []
-        return Plan(draft.step, draft.rows, draft.opened, draft.grants, draft.copies, closed)
+        moved = self.adapters.moved()
+        return Plan(draft.step, draft.rows, draft.opened, draft.grants, draft.copies, closed, moved)
 
     def _continue(self, draft: _Draft) -> None:
         """Rows for what runs, in order of precedence, so that only requests behind can be preempted for those ahead.
@@ -501,8 +506,12 @@ class Scheduler:
         return None
 
     def _open(self, draft: _Draft, request: Request, kept: int) -> bool:
-        """Start a request, if after its whole prompt `kept` tokens stay free; alone it may always start."""
-        ledger = self.ledger
+        """Start a request, if after its whole prompt `kept` tokens stay free; alone it may always start. Its adapter
+        has a slot then, which the gates have seen to, unless nobody asked them.
+        """
+        ledger, adapter = self.ledger, self.adapters.enter(request.adapter, self.running)
+        if adapter is None:
+            return False
         must_fit = bool(self.running or ledger.in_limbo or self._lingering)
         match = ledger.match(request.key(request.match_limit), request.salt)
         lease, copies = ledger.open(match, len(request.tokens))
@@ -534,6 +543,7 @@ class Scheduler:
                 request.vectors,
                 request.pooling,
                 lease.read_until,
+                adapter,
             )
         )
         self._note_admission(request)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from ramify.config.adapters import check_name
 from ramify.core.errors import BadRequest
 from ramify.engine.ask import check_rid, new_rid
 from ramify.server.state import State
@@ -63,17 +64,37 @@ def per_item(value: Any, count: int, field: str) -> list[Any]:
     return value
 
 
-def routes_of(state: State, priority: Any, extra_key: Any, cache_salt: Any, count: int) -> list[dict[str, Any]]:
-    """Of each of `count` prompts, where it stands in the queue and whose prefixes it shares; a value for all of them,
-    or a list with one for each.
+class Routed(Protocol):
+    """Fields of a request of one or several prompts: a value for all of them, or a list with one for each."""
+
+    priority: Any
+    extra_key: Any
+    cache_salt: Any
+    lora_path: Any
+
+
+def routes_of(state: State, asked: Routed, count: int, model: str = "") -> list[dict[str, Any]]:
+    """Of each of `count` prompts, where it stands in the queue, whose prefixes it shares and with which adapter it is
+    computed, which the name of the `model` may say.
     """
     low_first = state.resolved.settings.schedule.schedule_low_priority_values_first
-    priorities = per_item(priority, count, "priority")
-    keys, salts = per_item(extra_key, count, "extra_key"), per_item(cache_salt, count, "cache_salt")
+    priorities = per_item(asked.priority, count, "priority")
+    keys, salts = per_item(asked.extra_key, count, "extra_key"), per_item(asked.cache_salt, count, "cache_salt")
+    adapters = adapters_of(state.adapter_in(model), asked.lora_path, count)
     return [
-        {"priority": check_priority(wanted, low_first), "salt": salt_of(key, salt)}
-        for wanted, key, salt in zip(priorities, keys, salts, strict=True)
+        {"priority": check_priority(wanted, low_first), "salt": salt_of(key, salt), "adapter": adapter}
+        for wanted, key, salt, adapter in zip(priorities, keys, salts, adapters, strict=True)
     ]
+
+
+def adapters_of(named: str, lora_path: Any, count: int) -> list[str]:
+    """The adapter of each prompt, empty for none. One that the model's name says is that of all."""
+    given = [path or "" for path in per_item(lora_path, count, "lora_path")]
+    for path in {*given, named} - {""}:
+        check_name(path, "lora_path")
+    if named and (others := set(given) - {"", named}):
+        raise BadRequest(f"model says the adapter {named!r}, lora_path {others.pop()!r}", param="lora_path")
+    return [named] * count if named else given
 
 
 def request_ids(rid: Any, count: int, numbered: bool) -> list[str]:

@@ -60,7 +60,7 @@ TAKES = Takes(
         "image_data": "images",
         "video_data": "videos",
         "audio_data": "audio",
-        "lora_id": "adapters",
+        "lora_id": "ids of adapters that clients choose",
         "positional_embed_overrides": "embeddings as input",
         "external_trace_header": "traces",
         "return_pooled_hidden_states": "hidden states as output",

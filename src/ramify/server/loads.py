@@ -18,7 +18,7 @@ from ramify.server.sse import as_json
 from ramify.server.state import State
 
 # By the word in `include`: the name of the section in the answer. Those of features that are not here have no section.
-SECTIONS = {"core": "core", "memory": "memory", "spec": "", "lora": "", "disagg": "", "queues": "queues"}
+SECTIONS = {"core": "core", "memory": "memory", "spec": "", "lora": "lora", "disagg": "", "queues": "queues"}
 ALL = "all"
 
 
@@ -40,7 +40,7 @@ async def loads(request: Request, state: State, _: None) -> Response:
         raise BadRequest(f"format should be json or prometheus, not {form!r}", param="format")
     _check_rank(request.query_params.get("dp_rank"))
     found = await asyncio.wrap_future(state.client.order("loads"))
-    load = found["core"] | {name: found[name] for name in wanted if name != "core"}
+    load = found["core"] | {name: found[name] for name in wanted if name != "core" and name in found}
     if form == "prometheus":
         return PlainTextResponse(_exposition(load), media_type=CONTENT_TYPE)
     return as_json(

@@ -54,6 +54,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     priority: int | list[int | None] | None = None
     extra_key: str | list[str | None] | None = None
     cache_salt: str | list[str | None] | None = None
+    lora_path: str | list[str | None] | None = None
     session_params: SessionParams | list[SessionParams] | None = None
     no_logs: bool = False
     require_reasoning: bool = False
@@ -87,7 +88,6 @@ REFUSED = {
     "image_data": "images",
     "video_data": "videos",
     "audio_data": "audio",
-    "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
     "return_routed_experts": "mixture-of-experts models",
     "return_indexer_topk": "sparse attention",
@@ -167,7 +167,7 @@ async def _asks(state: State, asked: GenerateRequest) -> tuple[list[Ask], bool]:
     tops = per_item(asked.top_logprobs_num, count, "top_logprobs_num")
     ids = _per_prompt_ids(asked.token_ids_logprob, count)
     hidden = per_item(asked.return_hidden_states, count, "return_hidden_states")
-    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, count)
+    routes = routes_of(state, asked, count)
     now = time.monotonic()
     sessions = one_each(asked.session_params, count, batch)
     prompts = [await continued(state, sessions[i], tokens[i]) for i in range(count)]

@@ -33,12 +33,12 @@ class PoolingFields(msgspec.Struct, kw_only=True):
     priority: int | list[int | None] | None = None
     extra_key: str | list[str | None] | None = None
     cache_salt: str | list[str | None] | None = None
+    lora_path: str | list[str | None] | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=BILLION)] | None = None
 
 
 NO_EFFECT = {"user": "requests are not told apart by user"}
 REFUSED = {
-    "lora_path": "adapters",
     "embed_override_token_id": "embeddings as input",
     "embed_overrides": "embeddings as input",
 }
@@ -101,7 +101,7 @@ async def pool(state: State, passages: Sequence[Passage], many: bool, asked: Poo
     check_amount(head, count)
     if sum(len(passage.tokens) for passage in passages) > MAX_TOKENS:
         raise BadRequest(f"the texts of one request have more than {MAX_TOKENS} tokens together")
-    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, count)
+    routes = routes_of(state, asked, count, asked.model)
     now = time.monotonic()
     asks = [
         Ask(tokens=p.tokens, pooling=pooling_of(head, p.second, p.skip), rid=rid, arrived=now, **route)

@@ -53,7 +53,7 @@ def main(folder: Path, origin: int) -> int:
     handover.watch(given.pulse, end.lose_engine, "ramify-pulse")
     client = Client(end, limits_of(given.resolved), tokenizer)
     client.on_logging = lambda logging: logs.set_level(logging.log_level)
-    state = make_state(given.resolved, client, tokenizer)
+    state = make_state(given.resolved, client, tokenizer, folder)
     client.start()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(given, state, origin))

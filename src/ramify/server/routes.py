@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from ramify.server import admin, controls, encode, health, loads, native, openapi, parsing, sessions
+from ramify.server import adapters, admin, controls, encode, health, loads, native, openapi, parsing, sessions
 from ramify.server.openai import (
     answers,
     chat,
@@ -122,6 +122,19 @@ ROUTES: tuple[Route, ...] = (
     _both("/open_session", "user", sessions.open_session, sessions.OPEN, str),
     _both("/close_session", "user", sessions.close_session, sessions.CLOSE),
     _get("/v1/loads", "user", loads.loads, loads.Loads, openai=True, query=LOADS),
+    _post("/load_lora_adapter", "admin", adapters.load, adapters.LOAD, adapters.Loaded),
+    _post(
+        "/load_lora_adapter_from_tensors",
+        "admin",
+        adapters.load_from_tensors,
+        adapters.FROM_TENSORS,
+        adapters.Loaded,
+    ),
+    _post("/unload_lora_adapter", "admin", adapters.unload, adapters.UNLOAD, adapters.Loaded),
+    _post("/v1/load_lora_adapter", "admin", adapters.load_as_vllm, adapters.LOAD_AS_VLLM, openai=True, text=PLAIN),
+    _post(
+        "/v1/unload_lora_adapter", "admin", adapters.unload_as_vllm, adapters.UNLOAD_AS_VLLM, openai=True, text=PLAIN
+    ),
     _post("/pause_generation", "admin", controls.pause_generation, controls.PAUSE, controls.Done),
     _post("/continue_generation", "admin", controls.continue_generation, controls.CONTINUE, controls.Done),
     _both("/start_profile", "admin", controls.start_profile, controls.PROFILE, text=PLAIN),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ramify.config.generation import read_sampling_defaults
@@ -35,6 +36,7 @@ class State:
     sampling_defaults: dict[str, Any]  # of OpenAI's routes
     preferred: dict[str, Any]  # of /generate
     threads: ThreadPoolExecutor
+    folder: Path  # of this run, for files that nobody else may read
     reader: PassageReader | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
@@ -64,14 +66,32 @@ class State:
         if not self.client.ready.is_set():
             raise Overloaded("The model is still loading.", retry_after=5)
 
+    def adapter_in(self, model: str) -> str:
+        """The adapter that a model's name means, `MODEL:ADAPTER` or just `ADAPTER`: whether there is one of that name
+        the engine knows. Empty for the model alone. Raises for a model that is not served.
+        """
+        if model in self.names:
+            return ""
+        behind = [model.removeprefix(f"{name}:") for name in self.names if model.startswith(f"{name}:")]
+        named = behind[0] if behind else model
+        if self.resolved.adapters is None or not named or ":" in named:
+            raise self.not_served(model)
+        return named
+
     def check_model(self, name: str) -> None:
-        """Raises for a model that is not the one served."""
-        if name not in self.names:
-            raise NotFound(
-                f"The model '{name}' does not exist. This server has '{self.resolved.served_name}'.",
-                param="model",
-                code="model_not_found",
-            )
+        """Raises for a model that is not served."""
+        self.adapter_in(name)
+
+    def not_served(self, model: str) -> NotFound:
+        return NotFound(
+            f"The model '{model}' does not exist. This server has '{self.resolved.served_name}'.",
+            param="model",
+            code="model_not_found",
+        )
+
+    def told_as(self, model: str) -> str:
+        """What an answer calls the model that a request named so."""
+        return model if self.adapter_in(model) else self.resolved.served_name
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +99,7 @@ class State:
         return (self.resolved.served_name, self.resolved.folder.name, str(self.resolved.folder), "default", "")
 
 
-def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) -> State:
+def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None, folder: Path) -> State:
     template = None
     if tokenizer is not None and tokenizer.chat_template is not None:
         template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
@@ -88,4 +108,4 @@ def make_state(resolved: Resolved, client: Client, tokenizer: Tokenizer | None) 
     defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
     speech = speech_of(resolved, tokenizer)
     reader = None if tokenizer is None else PassageReader(tokenizer, resolved.model.head)
-    return State(resolved, client, tokenizer, template, speech, defaults, resolved.preferred, threads, reader)
+    return State(resolved, client, tokenizer, template, speech, defaults, resolved.preferred, threads, folder, reader)

@@ -11,7 +11,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ramify.core.errors import StartupError
 
@@ -83,13 +83,17 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
 
 
 def _header(file: Path) -> dict[str, TensorInfo]:
-    size = file.stat().st_size
     with file.open("rb") as f:
-        head = f.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise StartupError(f"{file} is not a safetensors file or is cut off", DAMAGED)
-        raw = f.read(length)
+        return read_header(f, file.stat().st_size, file)
+
+
+def read_header(content: BinaryIO, size: int, file: Path) -> dict[str, TensorInfo]:
+    """What `size` bytes of safetensors hold, which `file` is the name of. Raises `StartupError`."""
+    head = content.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise StartupError(f"{file} is not a safetensors file or is cut off", DAMAGED)
+    raw = content.read(length)
     try:
         header = json.loads(raw)
         return {

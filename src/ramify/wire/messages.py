@@ -31,7 +31,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     `salt` separates prefixes that must not be shared. A reply comes every `stride` tokens, at the end only if 0.
     `notes` are byte strings of feature rooms, by name; each is written and read in its room only. With `vectors` the
     model reads these and not the tokens, which only hold their places: [prompt, hidden], float32, little-endian. With
-    `pooling` nothing is generated, and the last reply has what the model's head gives.
+    `pooling` nothing is generated, and the last reply has what the model's head gives. `adapter` names the adapter that
+    computes it beside the model's own weights; empty: none does.
     """
 
     rid: str
@@ -52,6 +53,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     hidden: HiddenWanted | None = None
     vectors: bytes = b""
     pooling: Pooling | None = None
+    adapter: str = ""
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):

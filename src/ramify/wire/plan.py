@@ -50,7 +50,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     pages already. Random numbers of the request are keyed by (`seed`, `choice`, position). Hidden states are told of
     positions from `hidden_from` on; -1: of none. `vectors` are read in place of the prompt's tokens, as in `Submit`.
     Where layers keep states, `start` may lie before `read_until`: full pages below that are others' and hold what they
-    should, so nothing is written there.
+    should, so nothing is written there. `adapter` is the slot in which its adapter stands; -1: it has none.
     """
 
     slot: int
@@ -66,6 +66,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     vectors: bytes = b""
     pooling: Pooling | None = None
     read_until: int = 0
+    adapter: int = -1
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -104,8 +105,15 @@ class PageCopy(msgspec.Struct, frozen=True, array_like=True):
     ticket: int
 
 
+class Moved(msgspec.Struct, frozen=True, array_like=True):
+    """Adapter `id`, which is in memory, stands in `slot` from this plan on, in place of whichever stood there."""
+
+    slot: int
+    id: int
+
+
 class Plan(msgspec.Struct, frozen=True, array_like=True):
-    """One step. Order of effects: `closed`, `opened`, `grants`, `copies`, then `rows`, whose writes end it."""
+    """One step. Order of effects: `closed`, `moved`, `opened`, `grants`, `copies`, then `rows`, whose writes end it."""
 
     step: int
     rows: list[Row]
@@ -113,6 +121,7 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
     grants: list[Grant]
     copies: list[PageCopy]
     closed: list[int]
+    moved: list[Moved] = []
 
     @property
     def tokens(self) -> int:

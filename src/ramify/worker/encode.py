@@ -42,7 +42,7 @@ class EncoderRunner:
 
     def forward(self, plan: Plan) -> Encoded:
         """Everything: pages that a plan grants stand for no memory here."""
-        self.close_slots(plan)
+        self.always(plan)
         for new in plan.opened:
             second = new.pooling.second if new.pooling is not None else -1
             self._texts[new.slot] = (torch.tensor(new.tokens, dtype=torch.int64, device=self._device), second)
@@ -58,7 +58,7 @@ class EncoderRunner:
         assert all(row.count == len(tokens) for row, (tokens, _) in zip(rows, found, strict=True)), "a part of a text"
         return make_passages([tokens for tokens, _ in found], [second for _, second in found], self._device)
 
-    def close_slots(self, plan: Plan) -> None:
+    def always(self, plan: Plan) -> None:
         """Slots that a plan gives up, which it does whatever becomes of the rest of it."""
         for slot in plan.closed:
             self._texts.pop(slot, None)

@@ -22,8 +22,8 @@ class StepRunner(Protocol):
 
     def sample(self, forwarded: Any, masks: Masks | None = None) -> StepResult: ...
 
-    def close_slots(self, plan: Plan) -> None:
-        """Only what the plan gives up."""
+    def always(self, plan: Plan) -> None:
+        """Only what a plan does whatever becomes of the rest of it."""
 
 
 class StepSkippedError(Exception):
@@ -45,7 +45,7 @@ class ThreadExecutor:
     """
 
     def __init__(self, runner: StepRunner, prepare: Callable[[], None] = lambda: None) -> None:
-        self._runner = runner
+        self.runner = runner
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ramify-steps", initializer=prepare)
         self.profiler = StepProfiler(self._pool.submit)
         self._launched: dict[int, Future[Any]] = {}
@@ -61,6 +61,10 @@ class ThreadExecutor:
         self._waiting = [other for other in self._waiting if not other.done()]
         self._waiting.append(future)
         return ThreadPending(future)
+
+    def in_turn(self, work: Callable[[], None]) -> Future[None]:
+        """Done on the thread of the steps, after what was launched."""
+        return self._pool.submit(work)
 
     def drain(self) -> None:
         """Nothing runs when this returns, and whatever is launched from now on runs again."""
@@ -80,16 +84,16 @@ class ThreadExecutor:
         """
         with torch.inference_mode(), self.profiler.forward(plan):
             if self._failed:
-                self._runner.close_slots(plan)
+                self.runner.always(plan)
                 raise StepSkippedError(f"step {plan.step} was planned on one that failed")
             try:
-                return self._runner.forward(plan)
+                return self.runner.forward(plan)
             except BaseException:
                 self._failed = True
                 raise
 
     def _sample(self, forwarded: Future[Any], masks: Masks | None) -> StepResult:
         with torch.inference_mode(), self.profiler.sample():
-            result = self._runner.sample(forwarded.result(), masks)
+            result = self.runner.sample(forwarded.result(), masks)
         self.profiler.stepped()
         return result

@@ -4,8 +4,9 @@ It keeps (token, position) in every page slot, poisons pages that are freed, app
 each output token from what it reads THROUGH the page tables: a page used too early, freed too early or not copied
 gives another token, and is noted in `damage`. With a second group of pages for windows, those are read within their
 window too, and what stands there has to be the same; with one for states, a step folds its tokens into the state that
-it reads there, and that has to be of all tokens before. Steps run late, when their result is waited for, so that
-whatever the scheduler does between launch and result meets them.
+it reads there, and that has to be of all tokens before. What is written tells which adapter stood in the request's slot
+of adapters: another than its own, or a prefix that another computed, gives other tokens. Steps run late, when their
+result is waited for, so that whatever the scheduler does between launch and result meets them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ramify.wire.plan import Opened, Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 
 POISON = (-1, -1)
+APART = 1000  # between the numbers of an input under one adapter and under the next
 EMPTY = (17, 0)  # the state before the first token, and how many it is of
 
 
@@ -72,6 +74,7 @@ class FakeExecutor:
         self.window_memory = [[POISON] * page_size for _ in range(window.pages + 1 if window else 0)]
         self.states = [EMPTY] + [POISON] * beside.slots if isinstance(beside, StateShape) else []
         self.slots: dict[int, _Slot] = {}
+        self.adapters: dict[int, int] = {}  # ids, by slot of adapters
         self.damage: list[str] = []
         self.steps = 0
         self._queue: deque[Plan] = deque()
@@ -119,6 +122,8 @@ class FakeExecutor:
         self.steps += 1
         for slot in plan.closed:
             self.slots.pop(slot, None)
+        for moved in plan.moved:
+            self.adapters[moved.slot] = moved.id
         for new in plan.opened:
             self.slots[new.slot] = _Slot(new, list(new.tokens), new.start)
         for grant in plan.grants:
@@ -215,12 +220,13 @@ class FakeExecutor:
                 self.damage.append(f"position {position} of a window holds {found}")
 
     def input(self, slot: _Slot, position: int) -> int:
-        """The token there, or a number for the vector."""
+        """The token there, or a number for the vector; another one under every adapter."""
         vectors, prompt = slot.opened.vectors, slot.opened.prompt_len
+        apart = APART * self.adapters[slot.opened.adapter] if slot.opened.adapter >= 0 else 0
         if not vectors or position >= prompt:
-            return slot.tokens[position]
+            return slot.tokens[position] + apart
         size = len(vectors) // prompt
-        return crc32(vectors[position * size : (position + 1) * size]) % 1000
+        return crc32(vectors[position * size : (position + 1) * size]) % APART + apart
 
     def read(self, slot: _Slot, end: int) -> Iterable[int]:
         """Tokens at positions below `end`, as they stand in memory."""

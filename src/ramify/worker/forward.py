@@ -12,6 +12,7 @@ from torch import Tensor
 from ramify.layers.batch import Batch, Place
 from ramify.ops.attention import AttentionBackend
 from ramify.ops.recording import CannotRecordError, Recorder, Recording
+from ramify.worker.adapters import Adapters, NoAdapters
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +32,24 @@ class Model(Protocol):
 class Forward:
     """Hidden states [T, D] of a batch. They stand until the next one is computed."""
 
-    def __init__(self, model: Model, attention: AttentionBackend, recorder: Recorder | None, pages: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        attention: AttentionBackend,
+        recorder: Recorder | None,
+        pages: int,
+        adapters: Adapters | None = None,
+    ) -> None:
         self._model, self._attention, self._recorder, self._pages = model, attention, recorder, pages
-        self._recorded: dict[int, _Step] = {}  # by the number of rows
+        self._adapters = adapters or NoAdapters()
+        self._recorded: dict[tuple[int, bool], _Step] = {}  # by the number of rows, and whether any has an adapter
 
     def __call__(self, batch: Batch) -> Tensor:
         rows = len(batch.counts)
+        self._adapters.compute(batch.runs_N3)
         if self._recorder is None or batch.vectors is not None or rows > MOST_ROWS or max(batch.counts) > 1:
             return self._model(batch)
-        step = self._recorded.get(rows)
+        step = self._recorded.get((rows, batch.runs_N3 is not None))
         if step is None:
             return self._record(self._recorder, batch)
         step.refresh(batch, self._attention)
@@ -62,7 +72,9 @@ class Forward:
                 Place(place.write_at_T.clone(), meta) for place, meta in zip(batch.places, metas, strict=True)
             ),
             spans=None if batch.spans is None else batch.spans.clone(),
+            runs_N3=None if batch.runs_N3 is None else batch.runs_N3.clone(),
         )
+        self._adapters.compute(own.runs_N3)
         restore = _nothing if self._recorded else _restoring(batch)  # where one step could be, so can the others
         try:
             result, recording = recorder.record(lambda: self._model(own))
@@ -73,7 +85,7 @@ class Forward:
                 raise  # states have gone on: the step is taken apart, and its requests begin again where they are right
             restore()
             return self._model(batch)
-        self._recorded[len(batch.counts)] = _Step(own, recording)
+        self._recorded[len(batch.counts), batch.runs_N3 is not None] = _Step(own, recording)
         return result
 
 
@@ -105,3 +117,5 @@ class _Step:
             attention.refresh(place.attention, new.attention)
         if own.spans is not None and batch.spans is not None:
             own.spans.copy_(batch.spans)
+        if own.runs_N3 is not None and batch.runs_N3 is not None:
+            own.runs_N3.copy_(batch.runs_N3)

@@ -41,7 +41,22 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: Attentio
         pool=pool,
         vectors=_vectors(rows, slots, starts, lengths) if slots.vectors else None,
         spans=_spans(slots.tables[-1], size, slots_N, lengths_N, counts_N, ends_N) if pool.states is not None else None,
+        runs_N3=_runs(slots.adapters[slots_N], ends_N - counts_N, counts_N) if slots.adapted else None,
     )
+
+
+def each_alone(adapters_T: Tensor) -> Tensor | None:
+    """Runs of rows that are a token each, of the slot of its adapter."""
+    return _runs(adapters_T, torch.arange(len(adapters_T)), torch.ones_like(adapters_T))
+
+
+def _runs(adapters_N: Tensor, starts_N: Tensor, counts_N: Tensor) -> Tensor | None:
+    """Each row as a run of its adapter; none where no row has any."""
+    has_N = adapters_N >= 0
+    if not bool(has_N.any()):
+        return None
+    ends_N = starts_N + counts_N * has_N
+    return torch.stack((starts_N, ends_N, adapters_N.clamp(min=0)), dim=1).to(torch.int32)
 
 
 def _spans(table: Tensor, size: int, slots_N: Tensor, lengths_N: Tensor, counts_N: Tensor, ends_N: Tensor) -> Spans:

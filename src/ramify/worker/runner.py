@@ -19,8 +19,9 @@ from ramify.sampling.sampler import Sampled, sample
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
+from ramify.worker.adapters import Adapters, NoAdapters
 from ramify.worker.forward import Forward, Model
-from ramify.worker.inputs import make_batch
+from ramify.worker.inputs import each_alone, make_batch
 from ramify.worker.pooling import NoPooler, Pooler, as_bytes, not_finite
 from ramify.worker.slots import Slots
 
@@ -53,9 +54,11 @@ class Runner:
         kernels: Kernels,
         recorder: Recorder | None = None,
         pooler: Pooler | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.model = model
-        self._hidden = Forward(model, attention, recorder, slots.tables[0].shape[1])
+        self.adapters = adapters or NoAdapters()
+        self._hidden = Forward(model, attention, recorder, slots.tables[0].shape[1], self.adapters)
         self._pooler = pooler or NoPooler()
         self._kernels = kernels
         self.pool = pool
@@ -82,7 +85,7 @@ class Runner:
 
     def _apply(self, plan: Plan) -> None:
         """Slots and pages, before anything of this step is written."""
-        self.close_slots(plan)
+        self.always(plan)
         for new in plan.opened:
             self.slots.open(new)
             self._pooler.open(new)
@@ -92,10 +95,12 @@ class Runner:
             copies = [copy for copy in plan.copies if copy.group == group]
             pool.copy([copy.source for copy in copies], [copy.target for copy in copies])
 
-    def close_slots(self, plan: Plan) -> None:
-        """Slots that a plan gives up, which it does whatever becomes of the rest of it."""
+    def always(self, plan: Plan) -> None:
+        """Slots that a plan gives up and adapters that it moves, which it does whatever becomes of the rest of it."""
         for slot in plan.closed:
             self._close(slot)
+        if plan.moved:
+            self.adapters.move(plan.moved)
 
     def _close(self, slot: int) -> None:
         """Pages of a request that went wrong must not carry NaN to the next: see `KVPool`."""
@@ -122,7 +127,12 @@ class Runner:
             if row.sample
             for back in range(len(row.drafts), -1, -1)
         ]
-        return self.model.logits(hidden_TD[at]).float() if at else None
+        if not at:
+            return None
+        if batch.runs_N3 is not None:
+            slots = [row.slot for row in plan.rows if row.sample for _ in range(len(row.drafts) + 1)]
+            self.adapters.compute(each_alone(self.slots.adapters[slots]))
+        return self.model.logits(hidden_TD[at]).float()
 
     def _score_prompts(self, plan: Plan, batch: Batch, hidden_TD: Tensor) -> dict[int, TokenLogprobs]:
         scored = {}
@@ -140,6 +150,8 @@ class Runner:
         parts = []
         for block in range(first, last + 1, BLOCK):
             end = min(block + BLOCK, last + 1)
+            if self.slots.adapted:
+                self.adapters.compute(each_alone(self.slots.adapters[[row.slot]].expand(end - block)))
             logits = self.model.logits(hidden_TD[offset + block : offset + end])
             parts.append(score(logits, self.slots.tokens[row.slot, block:end], held.wants, block))
         return join(parts)

@@ -50,6 +50,8 @@ class Slots:
         self.sampling = SamplingState(count, device, eos_ids)
         self.held: dict[int, Held] = {}
         self.telling: set[int] = set()  # slots whose hidden states are asked for
+        self.adapters = torch.full((count,), -1, dtype=torch.int64, device=device)
+        self.adapted: set[int] = set()  # slots whose requests have an adapter
         self.vectors: dict[int, Tensor] = {}  # [prompt, hidden] of slots that read these and no tokens
 
     def open(self, new: Opened) -> None:
@@ -57,6 +59,9 @@ class Slots:
         self.held[new.slot] = Held(new.epoch, new.prompt_len, new.logprobs, pages, hidden_from=new.hidden_from)
         if new.hidden_from >= 0:
             self.telling.add(new.slot)
+        self.adapters[new.slot] = new.adapter
+        if new.adapter >= 0:
+            self.adapted.add(new.slot)
         if new.vectors:
             matrix = np.frombuffer(new.vectors, "<f4").reshape(new.prompt_len, -1).astype(np.float32)
             self.vectors[new.slot] = torch.from_numpy(matrix).to(self.tokens.device)
@@ -69,6 +74,7 @@ class Slots:
         self.held.pop(slot, None)
         self.telling.discard(slot)
         self.vectors.pop(slot, None)
+        self.adapted.discard(slot)
 
     def grant(self, grant: Grant) -> None:
         held, pages = self.held[grant.slot].pages, torch.tensor(grant.pages, dtype=torch.int32)

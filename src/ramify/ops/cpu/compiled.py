@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ramify.config.stored import GROUP
 from ramify.ops.cpu.encoding import ANGLES, CompiledEncoding, is_bf16
+from ramify.ops.cpu.lora import CompiledLora
 from ramify.ops.cpu.quantized import PANEL, take_int4, take_int8
 from ramify.ops.cpu.record import Functions
 from ramify.ops.cpu.state import CompiledStates
@@ -305,6 +306,7 @@ def compiled_kernels(library: Functions) -> Kernels:
         conv=states.conv,
         ssd=states.ssd,
         delta=states.delta,
+        lora=CompiledLora(library).lora,
         packing=Packing(made.pack, made.linear, made.embed, made.pack_groups, made.grouped_linear),
         w8a8=Packing(made.pack_int8, made.linear_int8, made.embed_int8, take=take_int8),
         int4=Packing(made.pack_int4, made.linear_int4, take=take_int4),

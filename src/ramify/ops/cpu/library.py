@@ -14,10 +14,11 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = Path(__file__).with_name("libramify_cpu.so")
-VERSION = 10
+VERSION = 11
 ISA = "RAMIFY_CPU_ISA"  # holds a faster machine to less, for tests: one of SETS
-SETS = ("generic", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
-MULTIPLYING_BYTES = ("avxvnni", "avx512vnni", "avx512bf16")
+SETS = ("generic", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neondot")
+MULTIPLYING_BF16 = ("avx512bf16", "amx")
+MULTIPLYING_BYTES = ("avxvnni", "avx512vnni", "avx512bf16", "amx", "neondot")
 
 FLAG, INT, FLOAT, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES: dict[str, tuple[type, ...]] = {
@@ -41,6 +42,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "ramify_conv": (FLAG, *[POINTER] * 10, *[INT] * 4),
     "ramify_ssd": (FLAG, *[POINTER] * 12, INT, FLOAT, FLOAT, *[INT] * 5),
     "ramify_delta": (FLAG, *[POINTER] * 12, *[INT] * 7),
+    "ramify_lora": (FLAG, *[POINTER] * 4, *[INT] * 6),
     "ramify_uniform": (*[POINTER] * 3, INT, INT, POINTER),
     "ramify_layer_norm": (FLAG, *[POINTER] * 4, FLOAT, INT, INT, POINTER, POINTER),
     "ramify_rotate_qk": (FLAG, *[POINTER] * 3, *[INT] * 3),

@@ -152,6 +152,7 @@ class _Answer:
     def __init__(self, state: State, asked: ChatRequest, ask: Ask, reading: Reading) -> None:
         self._state = state
         self._asked = asked
+        self._model = state.told_as(asked.model)
         self._reading = reading
         self._index = {rid: number for number, rid in enumerate(rids_of(ask))}
         self._id = ask.rid
@@ -165,7 +166,7 @@ class _Answer:
         return ChatCompletion(
             id=self._id,
             created=self._created,
-            model=self._state.resolved.served_name,
+            model=self._model,
             choices=[self._choice(*pair) for pair in zip(generations, told, strict=True)],
             usage=common.usage(self._state, generations, sum(one.reasoning_tokens for one in told)),
             metadata=common.metadata(self._state),
@@ -207,9 +208,7 @@ class _Answer:
         )
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> ChatChunk:
-        return ChatChunk(
-            id=self._id, created=self._created, model=self._state.resolved.served_name, choices=choices, usage=usage
-        )
+        return ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
 
     # -- in events -----------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ class ClassifyRequest(PoolingFields, kw_only=True):
     input: Texts
 
 
-TAKES = Takes(ClassifyRequest, pooled.NO_EFFECT, {"lora_path": "adapters"})
+TAKES = Takes(ClassifyRequest, pooled.NO_EFFECT)
 
 
 async def create(request: Request, state: State, asked: ClassifyRequest) -> Response:
@@ -40,7 +40,7 @@ async def create(request: Request, state: State, asked: ClassifyRequest) -> Resp
         ClassList(
             id=f"classify-{new_rid()}",
             created=int(time.time()),
-            model=state.resolved.served_name,
+            model=state.told_as(asked.model),
             data=[_class(state, at, generation) for at, generation in enumerate(generations)],
             usage=PromptUsage(count, count),
         )

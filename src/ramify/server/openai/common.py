@@ -83,6 +83,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     priority: int | None = None
     extra_key: str | list[str | None] | None = None
     cache_salt: str | list[str | None] | None = None
+    lora_path: str | list[str | None] | None = None
     response_format: dict[str, Any] | None = None
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
@@ -119,7 +120,6 @@ NO_EFFECT = {
 }
 
 REFUSED = {
-    "lora_path": "adapters",
     "custom_logit_processor": "custom logit processors",
     "custom_params": "custom logit processors",
     "return_routed_experts": "mixture-of-experts models",
@@ -198,8 +198,8 @@ def _bias(bias: dict[str, float] | None) -> dict[int, float] | None:
 
 
 def routing(state: State, asked: SamplingFields) -> dict[str, Any]:
-    """Where a request stands in the queue, whose prefixes it shares, and what is told of its inside."""
-    (route,) = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, 1)
+    """Where a request stands in the queue, whose prefixes it shares, its adapter, and what is told of its inside."""
+    (route,) = routes_of(state, asked, 1, asked.model)
     return {**route, **inside(asked)}
 
 

@@ -68,7 +68,7 @@ async def _asks(state: State, asked: CompletionRequest) -> list[Ask]:
     (session, *_) = one_each(asked.session_params, len(prompts), batch=False)
     turns = [await continued(state, session, prompt) for prompt in prompts]
     rids = request_ids(new_rid() if asked.rid is None else asked.rid, len(prompts), len(prompts) > 1)
-    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, len(prompts))
+    routes = routes_of(state, asked, len(prompts), asked.model)
     return [
         Ask(
             tokens=tokens,
@@ -101,6 +101,7 @@ class _Answer:
     def __init__(self, state: State, asked: CompletionRequest, asks: list[Ask]) -> None:
         self._state = state
         self._asked = asked
+        self._model = state.told_as(asked.model)
         prompts, _ = split_prompts(asked.prompt, "prompt")
         self._texts = {rid: prompt for ask, prompt in zip(asks, prompts, strict=True) for rid in rids_of(ask)}
         self._index = {rid: number for number, rid in enumerate(rid for ask in asks for rid in rids_of(ask))}
@@ -119,7 +120,7 @@ class _Answer:
         return TextCompletion(
             id=self._id,
             created=self._created,
-            model=self._state.resolved.served_name,
+            model=self._model,
             choices=choices,
             usage=common.usage(self._state, generations),
             metadata=common.metadata(self._state),
@@ -134,7 +135,7 @@ class _Answer:
         return TextChunk(
             id=self._id,
             created=self._created,
-            model=self._state.resolved.served_name,
+            model=self._model,
             choices=choices,
             usage=usage,
         )

@@ -50,7 +50,7 @@ def _answer(state: State, asked: EmbeddingRequest, generations: Sequence[Generat
     """Thousands of vectors take a while to spell."""
     count = pooled.tokens_of(generations)
     data = [Embedding(index=at, embedding=_spelled(state, asked, one)) for at, one in enumerate(generations)]
-    return as_json(EmbeddingList(data=data, model=state.resolved.served_name, usage=PromptUsage(count, count)))
+    return as_json(EmbeddingList(data=data, model=state.told_as(asked.model), usage=PromptUsage(count, count)))
 
 
 def _spelled(state: State, asked: EmbeddingRequest, generation: Generation) -> list[float] | str:

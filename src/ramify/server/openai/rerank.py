@@ -59,7 +59,7 @@ class RerankRequest(PoolingFields, kw_only=True):
     return_documents: bool = True
 
 
-TAKES = Takes(RerankRequest, pooled.NO_EFFECT, {"lora_path": "adapters"})
+TAKES = Takes(RerankRequest, pooled.NO_EFFECT)
 
 
 async def create(request: Request, state: State, asked: RerankRequest) -> Response:
@@ -126,7 +126,7 @@ async def _by_judgement(state: State, asked: RerankRequest, texts: list[str]) ->
     prompts = await state.off_loop(_judged, state, asked, texts)
     params = SamplingParams(max_new_tokens=1, temperature=1.0, ignore_eos=True)
     count, now = len(texts), time.monotonic()
-    routes = routes_of(state, asked.priority, asked.extra_key, asked.cache_salt, count)
+    routes = routes_of(state, asked, count, asked.model)
     asks = [
         Ask(tokens=tokens, params=params, rid=rid, return_logprob=True, token_ids_logprob=labels, arrived=now, **route)
         for tokens, rid, route in zip(prompts, request_ids(asked.rid, count, True), routes, strict=True)

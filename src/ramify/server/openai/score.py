@@ -60,7 +60,7 @@ async def score(request: Request, state: State, asked: ScoreRequest) -> Response
     of its classes, or their probabilities with `apply_softmax`.
     """
     state.check_open()
-    state.check_model(asked.model)
+    adapter = state.adapter_in(asked.model)
     if state.resolved.model.head is not None:
         return await _classes(state, asked)
     if asked.label_token_ids is None:
@@ -74,11 +74,11 @@ async def score(request: Request, state: State, asked: ScoreRequest) -> Response
     check_ids(asked.label_token_ids, state.resolved.model.vocab, "label_token_ids")
     rid = new_rid()
     prompts = await _prompts(state, asked)
-    asks = [_ask(asked, params, tokens, f"{rid}_{number}") for number, tokens in enumerate(prompts)]
+    asks = [_ask(asked, params, tokens, f"{rid}_{number}", adapter) for number, tokens in enumerate(prompts)]
     generations = await collect(state, asks)
     logprobs = [_labels(generation) for generation in generations]
     answer = Scores(
-        model=state.resolved.served_name,
+        model=state.told_as(asked.model),
         scores=[[math.exp(v) for v in (_normal(row) if asked.apply_softmax else row)] for row in logprobs],
         usage=_usage(generations),
     )
@@ -91,12 +91,12 @@ async def _classes(state: State, asked: ScoreRequest) -> Response:
     for field in ("label_token_ids", "return_token_logprobs"):
         if getattr(asked, field):
             raise BadRequest(f"{field} is for models that generate: a classifier scores its classes", param=field)
-    fields = PoolingFields()
+    fields = PoolingFields(model=asked.model)
     passages = [Passage(tokens) for tokens in await _prompts(state, asked)]
     generations = await pooled.pool(state, passages, True, fields)
     rows = [rows_of(generation, pooled.head_of(state))[0].tolist() for generation in generations]
     scores = [softmax(row) for row in rows] if asked.apply_softmax else rows
-    return as_json(Scores(model=state.resolved.served_name, scores=scores, usage=_usage(generations)))
+    return as_json(Scores(model=state.told_as(asked.model), scores=scores, usage=_usage(generations)))
 
 
 async def _prompts(state: State, asked: ScoreRequest) -> list[list[int]]:
@@ -112,7 +112,7 @@ async def _prompts(state: State, asked: ScoreRequest) -> list[list[int]]:
     return await tokenize(state, joined) if kind is str else joined
 
 
-def _ask(asked: ScoreRequest, params: SamplingParams, tokens: list[int], rid: str) -> Ask:
+def _ask(asked: ScoreRequest, params: SamplingParams, tokens: list[int], rid: str, adapter: str) -> Ask:
     """One token is drawn and thrown away; what it was drawn from is wanted."""
     return Ask(
         tokens=tokens,
@@ -121,6 +121,7 @@ def _ask(asked: ScoreRequest, params: SamplingParams, tokens: list[int], rid: st
         return_logprob=True,
         token_ids_logprob=asked.label_token_ids or (),
         arrived=time.monotonic(),
+        adapter=adapter,
     )
 
 

@@ -96,6 +96,27 @@ struct States {
     int64_t step_stride, rate_stride, heads, groups, value, key;
 };
 
+// What an adapter does to outputs [begin, begin + outputs). Rank 0: nothing.
+struct LoraPart {
+    const void* down;  // [rank, inputs]
+    const void* up;    // [rank, outputs]
+    int64_t rank, begin, outputs;
+    double scale;
+};
+static_assert(sizeof(LoraPart) == 6 * 8);  // FIELDS of ops/lora.py
+
+struct LoraRun {
+    int32_t start, stop, slot;  // rows [start, stop)
+};
+
+struct Lora {
+    void* y;                // [rows, outputs of all parts], rows `y_stride` apart
+    const void* x;          // [rows, inputs], rows `x_stride` apart
+    const LoraRun* runs;    // [count], no row twice
+    const LoraPart* parts;  // [slots, most]
+    int64_t count, slots, most, inputs, x_stride, y_stride;
+};
+
 struct Sampling {
     const float* logits;  // [rows, vocab]
     const float* temperature;
@@ -161,6 +182,8 @@ struct Others {
     void (*ssd_bf16)(const States&);
     void (*delta_f32)(const States&);
     void (*delta_bf16)(const States&);
+    void (*lora_f32)(const Lora&);
+    void (*lora_bf16)(const Lora&);
 };
 
 }  // namespace ramify

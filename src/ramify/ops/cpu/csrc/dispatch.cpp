@@ -6,6 +6,14 @@
 #include "pool.h"
 #include "replay.h"
 
+#if defined(RAMIFY_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#if defined(RAMIFY_NEONDOT) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace ramify {
 
 #define DECLARE(isa)               \
@@ -25,11 +33,21 @@ DECLARE(avx512)
 DECLARE_OTHERS(avx512)
 DECLARE(avx512vnni)
 #endif
+#if defined(RAMIFY_ARM)
+DECLARE(neon)
+DECLARE_OTHERS(neon)
+#endif
+#if defined(RAMIFY_NEONDOT)
+DECLARE(neondot)
+#endif
 #if defined(RAMIFY_AVXVNNI)
 DECLARE(avxvnni)
 #endif
 #if defined(RAMIFY_AVX512BF16)
 DECLARE(avx512bf16)
+#endif
+#if defined(RAMIFY_AMX)
+DECLARE(amx)
 #endif
 
 namespace {
@@ -39,6 +57,7 @@ struct Set {
     const Linears* linears;
     const Others* others;
     bool (*there)();
+    bool untried = false;  // on no machine that has it: taken only if asked for by name
 };
 
 #if defined(RAMIFY_X86)
@@ -56,9 +75,32 @@ bool avxvnni_there() { return avx2_there() && __builtin_cpu_supports("avxvnni");
 bool bf16_there() { return vnni_there() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
+#if defined(RAMIFY_AMX)
+// The processor has it, and the kernel of the system lets this process use it.
+bool amx_there() {
+    if (!bf16_there() || !__builtin_cpu_supports("amx-bf16") || !__builtin_cpu_supports("amx-int8")) return false;
+    return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* the data of tiles */);
+}
+#endif
+#if defined(RAMIFY_NEONDOT)
+bool dot_there() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & (1 << 20);  // asimddp
+#else
+    return true;  // every processor of Apple that is not of Intel
+#endif
+}
+#endif
+
 // The best comes last.
 const Set sets[] = {
     {"generic", &generic::linears, &generic::others, [] { return true; }},
+#if defined(RAMIFY_ARM)
+    {"neon", &neon::linears, &neon::others, [] { return true; }},
+#endif
+#if defined(RAMIFY_NEONDOT)
+    {"neondot", &neondot::linears, &neon::others, dot_there},
+#endif
 #if defined(RAMIFY_X86)
     {"avx2", &avx2::linears, &avx2::others, avx2_there},
 #endif
@@ -72,6 +114,9 @@ const Set sets[] = {
 #if defined(RAMIFY_AVX512BF16)
     {"avx512bf16", &avx512bf16::linears, &avx512::others, bf16_there},
 #endif
+#if defined(RAMIFY_AMX)
+    {"amx", &amx::linears, &avx512::others, amx_there, true},
+#endif
 };
 constexpr int SETS = sizeof(sets) / sizeof(sets[0]);
 
@@ -83,7 +128,7 @@ const Set* choose(const char* most) {
     int at = SETS - 1;
     for (int i = 0; i < SETS; i++)
         if (!std::strcmp(sets[i].name, most)) at = i;
-    while (!sets[at].there()) at--;
+    while (!sets[at].there() || (sets[at].untried && std::strcmp(sets[at].name, most))) at--;
     return &sets[at];
 }
 
@@ -96,7 +141,7 @@ using namespace ramify;
 
 extern "C" {
 
-int ramify_version() { return 10; }
+int ramify_version() { return 11; }
 const char* ramify_isa() { return chosen->name; }
 const char* ramify_choose(const char* most) {
     chosen = choose(most);
@@ -287,6 +332,13 @@ void ramify_delta(int bf16, const void* x, const void* step, const void* rate, c
     bf16 ? chosen->others->delta_bf16(a) : chosen->others->delta_f32(a);
 }
 
+void ramify_lora(int bf16, void* y, const void* x, const void* runs, const void* parts, int64_t count, int64_t slots,
+                 int64_t most, int64_t inputs, int64_t x_stride, int64_t y_stride) {
+    const Lora a = {y,     x,    (const LoraRun*)runs, (const LoraPart*)parts, count, slots,
+                    most,  inputs, x_stride,           y_stride};
+    bf16 ? chosen->others->lora_bf16(a) : chosen->others->lora_f32(a);
+}
+
 }  // extern "C"
 
 namespace {
@@ -299,6 +351,7 @@ const Replayable replayable[] = {
     REPLAYABLE(ramify_layer_norm), REPLAYABLE(ramify_grouped),  REPLAYABLE(ramify_combine),
     REPLAYABLE(ramify_conv),      REPLAYABLE(ramify_ssd),       REPLAYABLE(ramify_delta),
     REPLAYABLE(ramify_linear_int8), REPLAYABLE(ramify_embed_int8), REPLAYABLE(ramify_linear_int4),
+    REPLAYABLE(ramify_lora),
 #undef REPLAYABLE
 };
 

@@ -104,6 +104,55 @@ inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t) {
 inline Ints half_sum(Ints sum) { return {_mm256_madd_epi16(sum.v, _mm256_set1_epi16(1))}; }
 #endif
 
+#elif defined(RAMIFY_NEON)
+
+struct Ints {
+    int32x4_t v;
+};
+inline Ints load_ints(const void* p) { return {vld1q_s32((const int32_t*)p)}; }
+inline Ints set1_int(int32_t x) { return {vdupq_n_s32(x)}; }
+inline Ints operator+(Ints a, Ints b) { return {vaddq_s32(a.v, b.v)}; }
+inline Ints operator-(Ints a, Ints b) { return {vsubq_s32(a.v, b.v)}; }
+inline V to_float(Ints a) { return {vcvtq_f32_s32(a.v)}; }
+inline Ints shifted(Ints a) { return {vshlq_n_s32(a.v, 7)}; }  // times 128
+inline V load(const int8_t* p) { return {float32x4_t{float(p[0]), float(p[1]), float(p[2]), float(p[3])}}; }
+inline void store_bytes(int8_t* p, V a) {
+    a = max(set1(-127.0f), min(set1(127.0f), round(a)));
+    const int32x4_t whole = vcvtq_s32_f32(a.v);
+    for (int i = 0; i < 4; i++) p[i] = int8_t(whole[i]);
+}
+
+constexpr bool OFFSET = false;
+#if defined(RAMIFY_DOT)
+constexpr int PARTS = 1;
+template <int>
+inline Ints part(Ints w) { return w; }
+inline Ints dot(Ints sum, Ints w, Ints x) {
+    return {vdotq_s32(sum.v, vreinterpretq_s8_s32(w.v), vreinterpretq_s8_s32(x.v))};
+}
+#else
+constexpr int PARTS = 2;
+template <int P>
+inline Ints part(Ints w) {
+    const int16x8_t both = vreinterpretq_s16_s32(w.v);
+    return {vreinterpretq_s32_s16(vshrq_n_s16(P ? both : vshlq_n_s16(both, 8), 8))};
+}
+// A product of two int8 has 15 bits.
+inline Ints dot(Ints sum, Ints w, Ints x) {
+    return {vpadalq_s16(sum.v, vmulq_s16(vreinterpretq_s16_s32(w.v), vreinterpretq_s16_s32(x.v)))};
+}
+#endif
+
+constexpr int HALF_PARTS = PARTS;
+inline Ints low_halves(Ints w) { return {vandq_s32(w.v, vdupq_n_s32(0x0f0f0f0f))}; }
+inline Ints high_halves(Ints w) { return {vandq_s32(vshrq_n_s32(w.v, 4), vdupq_n_s32(0x0f0f0f0f))}; }
+inline Ints half_dot(Ints sum, Ints w, const int32_t* x, int64_t apart) {
+    sum = dot(sum, part<0>(w), set1_int(x[0]));
+    if constexpr (PARTS == 2) sum = dot(sum, part<1>(w), set1_int(x[apart]));
+    return sum;
+}
+inline Ints half_sum(Ints sum) { return sum; }
+
 #else  // any machine
 
 struct Ints {
@@ -149,7 +198,7 @@ inline void words(const int8_t* x, int32_t* out, int64_t apart) {
     if constexpr (PARTS == 1) {
         uint32_t four;
         std::memcpy(&four, x, 4);
-        four ^= 0x80808080u;
+        if constexpr (OFFSET) four ^= 0x80808080u;
         std::memcpy(out, &four, 4);
     } else if constexpr (PARTS == 2) {
         for (int p = 0; p < 2; p++) out[p * apart] = int32_t(uint32_t(uint16_t(x[p])) | uint32_t(uint16_t(x[2 + p])) << 16);

@@ -14,6 +14,7 @@ namespace {
 #include "linear.inc"
 #include "grouped.inc"
 #include "int8.inc"
+#include "amx.inc"
 #include "int4.inc"
 }  // namespace
 

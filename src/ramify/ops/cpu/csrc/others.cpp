@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <type_traits>
 
 #include "api.h"
 #include "integers.h"
@@ -18,6 +19,7 @@ namespace {
 #include "sample.inc"
 #include "encode.inc"
 #include "state.inc"
+#include "lora.inc"
 }  // namespace
 
 extern const Others others;
@@ -46,6 +48,8 @@ const Others others = {
     ssd<uint16_t>,
     delta<float>,
     delta<uint16_t>,
+    lora<float>,
+    lora<uint16_t>,
 };
 
 }  // namespace RAMIFY_ISA

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__) || defined(__AVX512F__)
+#if defined(RAMIFY_NEON)
+#include <arm_neon.h>
+#elif defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -135,6 +137,51 @@ inline float sum(V a) {
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
 inline float first_of(V a) { return _mm256_cvtss_f32(a.v); }
+
+#elif defined(RAMIFY_NEON)
+
+struct V {
+    static constexpr int N = 4;
+    float32x4_t v;
+};
+inline V zero() { return {vdupq_n_f32(0)}; }
+inline V set1(float x) { return {vdupq_n_f32(x)}; }
+inline V load(const float* p) { return {vld1q_f32(p)}; }
+inline void store(float* p, V a) { vst1q_f32(p, a.v); }
+inline V load(const uint16_t* p) { return {vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p)), 16))}; }
+inline void store(uint16_t* p, V a) {
+    uint32x4_t u = vreinterpretq_u32_f32(a.v);
+    uint32x4_t odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    uint32x4_t r = vshrq_n_u32(vaddq_u32(u, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
+    vst1_u16(p, vmovn_u32(vbslq_u32(vceqq_f32(a.v, a.v), r, vdupq_n_u32(0x7fc0))));
+}
+inline V fma(V a, V b, V c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+inline V operator+(V a, V b) { return {vaddq_f32(a.v, b.v)}; }
+inline V operator-(V a, V b) { return {vsubq_f32(a.v, b.v)}; }
+inline V operator*(V a, V b) { return {vmulq_f32(a.v, b.v)}; }
+inline V operator/(V a, V b) { return {vdivq_f32(a.v, b.v)}; }
+// Where one is NaN the second is taken, as on x86.
+inline V max(V a, V b) { return {vbslq_f32(vcgtq_f32(a.v, b.v), a.v, b.v)}; }
+inline V min(V a, V b) { return {vbslq_f32(vcltq_f32(a.v, b.v), a.v, b.v)}; }
+inline V nans(V seen, V a) { return {vbslq_f32(vceqq_f32(a.v, a.v), seen.v, a.v)}; }
+inline V round(V a) { return {vrndnq_f32(a.v)}; }
+inline V scale2(V a, V n) {
+    int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n.v), vdupq_n_s32(127)), 23);
+    return {vmulq_f32(a.v, vreinterpretq_f32_s32(e))};
+}
+struct Pairs {
+    uint32x4_t bits;
+};
+inline Pairs load_pairs(const uint16_t* p) { return {vreinterpretq_u32_u16(vld1q_u16(p))}; }
+inline V low(Pairs a) { return {vreinterpretq_f32_u32(vshlq_n_u32(a.bits, 16))}; }
+inline V high(Pairs a) { return {vreinterpretq_f32_u32(vandq_u32(a.bits, vdupq_n_u32(0xffff0000u)))}; }
+
+// Lane i is added to lane i + N/2, again and again.
+inline float sum(V a) {
+    float32x2_t x = vadd_f32(vget_low_f32(a.v), vget_high_f32(a.v));
+    return vget_lane_f32(x, 0) + vget_lane_f32(x, 1);
+}
+inline float first_of(V a) { return vgetq_lane_f32(a.v, 0); }
 
 #else  // any machine, by the compiler's own vectors
 

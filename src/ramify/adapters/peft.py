@@ -1,0 +1,245 @@
+"""Low-rank adapters as PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
+
+A.lora_A.weight [r, D]         A.lora_B.weight [E, r]         of a linear A
+A.lora_embedding_A [r, V]      A.lora_embedding_B [H, r]      of an embedding A
+A.weight [V, H]                                               of an embedding or a head A, trained as a whole
+A.base_layer.weight [V, H]                                    what stood below the pair of such an A when it was saved
+
+Names begin with `base_model.model.`, behind which a module is called as in the checkpoint of the base model. Files come
+from anybody: nothing is computed with before every size is checked, and pickled ones are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ramify.adapters.config import FILE, MAX_CONFIG, PeftConfig, read_config
+from ramify.core.errors import BadRequest, NotFound, StartupError
+from ramify.weights.checkpoint import TensorInfo, read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "adapter_model.safetensors"
+PICKLED = ("adapter_model.bin", "adapter_model.pt")
+ADDED = "added_tokens.json"
+PREFIX = "base_model.model."
+TYPES = ("F32", "F16", "BF16")
+MAX_TENSORS = 1 << 20
+MAX_ADDED = 65536  # tokens
+MAX_TOKEN = 1024  # characters
+WHOLE = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "output_layer")
+PAIR = re.compile(r"(.+)\.lora_([AB])\.weight")
+EMBEDDING = re.compile(r"(.+)\.lora_embedding_([AB])")
+ALONE = re.compile(r"(.+?)(\.base_layer)?\.weight")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`size` in bytes, of the weights."""
+
+    rank: int
+    size: int = 4 << 30
+
+
+class Pair(NamedTuple):
+    """y += scale (x down') up'. Of an embedding x says which token it is: a one, and zeros."""
+
+    down_RD: Tensor
+    up_ER: Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What a checkpoint holds, by modules as that of the base model names them. Tensors are as they were stored.
+
+    `whole` are embeddings and heads that were trained as a whole; `bases` what stood below pairs of such, which is the
+    base model's own and may have grown by rows for added tokens; `added` are ids of tokens by their text.
+    """
+
+    name: str
+    rank: int  # the largest
+    alpha: float  # where no pattern says another
+    targets: tuple[str, ...]  # last parts of names of modules, sorted
+    tensors: Mapping[str, Pair]
+    embeddings: Mapping[str, Pair] = field(default_factory=dict)
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    bases: Mapping[str, Tensor] = field(default_factory=dict)
+    added: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        pairs = [*self.tensors.values(), *self.embeddings.values()]
+        alone = (*self.whole.values(), *self.bases.values())
+        return sum(tensor.nbytes for tensor in (*(side for pair in pairs for side in pair[:2]), *alone))
+
+
+def read(name: str, path: Path, limits: Limits) -> AdapterFile:
+    """The adapter in a folder. Raises `UserError` with the file and the field that is wrong."""
+    if not path.is_dir():
+        raise NotFound(f"there is no adapter folder {path}", param="lora_path")
+    if not (path / WEIGHTS).is_file() and (pickled := [each for each in PICKLED if (path / each).exists()]):
+        raise BadRequest(
+            f"the adapter has only pickled weights ({pickled[0]}), which ramify does not load: save it again with "
+            "safe_serialization=True",
+            param="lora_path",
+        )
+    config = read_config(_read(path / FILE, MAX_CONFIG))
+    added = _read(path / ADDED, MAX_CONFIG) if (path / ADDED).exists() else b"{}"
+    return _assembled(name, config, _read(path / WEIGHTS, limits.size), _parsed(added), limits)
+
+
+def from_tensors(
+    name: str, config: dict[str, Any], weights: bytes, limits: Limits, added: dict[str, Any] | None = None
+) -> AdapterFile:
+    """The same of a config and the contents of a safetensors file."""
+    if len(weights) > limits.size:
+        raise BadRequest(f"{WEIGHTS} has over {limits.size} bytes", param="serialized_named_tensors")
+    return _assembled(name, read_config(config), weights, added or {}, limits)
+
+
+def _read(file: Path, most: int) -> bytes:
+    """A regular file, at once: it may change while it is read, and is then found damaged."""
+    if not file.is_file():
+        raise BadRequest(f"the adapter has no {file.name}", param="lora_path")
+    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as f:
+        content = f.read(most + 1)
+    if len(content) > most:
+        raise BadRequest(f"{file.name} has over {most} bytes", param=file.name)
+    return content
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        given = json.loads(raw)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise BadRequest(f"{ADDED} is damaged: it should be an object in JSON", param=ADDED)
+    return given
+
+
+def _assembled(name: str, config: PeftConfig, weights: bytes, added: dict[str, Any], limits: Limits) -> AdapterFile:
+    sorted_out = _SortedOut(config, limits)
+    for key, info in _header(weights).items():
+        sorted_out.take(key, info)
+    sorted_out.check()
+    tensors = _tensors(weights)
+    return AdapterFile(
+        name,
+        sorted_out.rank,
+        config.lora_alpha,
+        tuple(sorted({module.rpartition(".")[2] for module in (*sorted_out.pairs, *sorted_out.embeddings)})),
+        {module: _pair(sides, tensors, config.scale_of(module)) for module, sides in sorted_out.pairs.items()},
+        {module: _pair(sides, tensors, config.scale_of(module)) for module, sides in sorted_out.embeddings.items()},
+        {module: tensors[key] for module, key in sorted_out.whole.items()},
+        {module: tensors[key] for module, key in sorted_out.bases.items()},
+        _checked_tokens(added),
+    )
+
+
+def _header(weights: bytes) -> dict[str, TensorInfo]:
+    try:
+        found = read_header(io.BytesIO(weights), len(weights), Path(WEIGHTS))
+    except StartupError as e:
+        raise BadRequest(e.cause, param=WEIGHTS) from None
+    if not 0 < len(found) <= MAX_TENSORS:
+        raise BadRequest(f"{WEIGHTS} has {len(found)} tensors, not 1 to {MAX_TENSORS}", param=WEIGHTS)
+    return found
+
+
+def _tensors(weights: bytes) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(weights)
+    except SafetensorError as e:
+        raise BadRequest(f"{WEIGHTS} is damaged: {e}", param=WEIGHTS) from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise BadRequest(f"{WEIGHTS}: {name} has numbers that are not finite", param=name)
+    return tensors
+
+
+def _pair(sides: dict[str, str], tensors: dict[str, Tensor], scale: float) -> Pair:
+    return Pair(tensors[sides["A"]], tensors[sides["B"]], scale)
+
+
+class _SortedOut:
+    """Which tensor is what, by module: names of both sides of pairs, and of what is whole."""
+
+    def __init__(self, config: PeftConfig, limits: Limits) -> None:
+        self._config, self._limits = config, limits
+        self._infos: dict[str, TensorInfo] = {}
+        self.rank = 0
+        self.pairs: dict[str, dict[str, str]] = {}
+        self.embeddings: dict[str, dict[str, str]] = {}
+        self.whole: dict[str, str] = {}
+        self.bases: dict[str, str] = {}
+
+    def take(self, key: str, info: TensorInfo) -> None:
+        self._infos[key] = info
+        if info.dtype not in TYPES:
+            raise _wrong(key, f"has the type {info.dtype}, not one of {', '.join(TYPES)}")
+        if len(info.shape) != 2 or 0 in info.shape:
+            raise _wrong(key, f"has the shape {list(info.shape)}, not two dimensions above 0")
+        name = key.removeprefix(PREFIX)
+        if match := PAIR.fullmatch(name):
+            self._side(key, match, self.pairs)
+        elif match := EMBEDDING.fullmatch(name):
+            self._side(key, match, self.embeddings)
+        elif (match := ALONE.fullmatch(name)) and match[1].rpartition(".")[2] in WHOLE:
+            (self.bases if match[2] else self.whole)[match[1]] = key
+        else:
+            raise _wrong(key, "is no part of a low-rank adapter, of an embedding or of a head")
+
+    def _side(self, key: str, match: re.Match[str], into: dict[str, dict[str, str]]) -> None:
+        module, side = match[1], match[2]
+        if not self._config.adapts(module):
+            raise _wrong(key, f"is of a module that target_modules in {FILE} does not name")
+        rank, told = self._infos[key].shape[side == "B"], self._config.rank_of(module)
+        if rank != told:
+            raise _wrong(key, f"has rank {rank}, and {FILE} says {told}")
+        if rank > self._limits.rank:
+            raise BadRequest(f"the adapter has rank {rank}; the server takes up to {self._limits.rank}", param="r")
+        self.rank = max(self.rank, rank)
+        into.setdefault(module, {})[side] = key
+
+    def check(self) -> None:
+        """What can be said when all are known."""
+        for sides in (*self.pairs.values(), *self.embeddings.values()):
+            if len(sides) == 1:
+                ((there, key),) = sides.items()
+                raise _wrong(key, f"has no lora_{'B' if there == 'A' else 'A'} beside it")
+        for wanted in self._config.modules_to_save or ():
+            if not any(f".{module}".endswith(f".{wanted}") for module in self.whole):
+                raise BadRequest(
+                    f"{FILE}: modules_to_save names {wanted[:80]!r}, which is no embedding and no head that "
+                    f"{WEIGHTS} has; others are not supported",
+                    param="modules_to_save",
+                )
+
+
+def _wrong(key: str, what: str) -> BadRequest:
+    return BadRequest(f"{WEIGHTS}: {key[:200]} {what}", param=key[:200])
+
+
+def _checked_tokens(given: dict[str, Any]) -> dict[str, int]:
+    if len(given) > MAX_ADDED:
+        raise BadRequest(f"{ADDED} has over {MAX_ADDED} tokens", param=ADDED)
+    for token, number in given.items():
+        if not 0 < len(token) <= MAX_TOKEN:
+            raise BadRequest(f"{ADDED}: a token has {len(token)} characters, not 1 to {MAX_TOKEN}", param=ADDED)
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
+            raise BadRequest(f"{ADDED}: the id of {token[:40]!r} should be a whole number from 0", param=ADDED)
+    return given

@@ -1,0 +1,270 @@
+"""Adapters over the layers of a model that is built and loaded: y += scale (x down') up', row by row.
+
+They come from outside. A hook behind each layer that can be adapted adds what the adapters of the rows say, however the
+layer's weight is stored; neither the layer nor the model knows. A hook does nothing where no row has an adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ramify.layers.linear import Embedding, Interleaved, Linear, TiedHead
+from ramify.layers.moe import Experts, GroupedLinear
+from ramify.layers.separate import SeparateLinear
+from ramify.models.adapted import Kind, Site, expert_of
+from ramify.ops.kernels import Kernels
+from ramify.ops.lora import LowRank, LowRanks
+from ramify.wire.plan import Moved
+
+Parts = Mapping[int, tuple[LowRank, ...]]  # by group: the number of an expert, 0 where there are none
+NOTHING: Parts = {}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module that can be adapted stands: in a layer, in a group of it, from output `begin` on; its outputs in
+    another order than a checkpoint has them, where there is one.
+    """
+
+    layer: str
+    group: int
+    begin: int
+    inputs: int
+    outputs: int
+    kind: Kind
+    order_E: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What an adapter does, by the path of a layer. Of an embedding `rows` has what is looked up for each token,
+    [V, R], and `layers` what becomes of that.
+    """
+
+    layers: Mapping[str, Parts]
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Runs:
+    """Which rows of what is computed next have an adapter: those of the step, and sorted by expert as the next layers
+    have them.
+    """
+
+    rows_N3: Tensor | None = None
+    sorted_R3: Tensor | None = None
+
+
+class Behind(Protocol):
+    """What stands behind a layer."""
+
+    def attach(self, model: nn.Module, path: str) -> None: ...
+    def put(self, slot: int, fitted: Fitted, path: str) -> None: ...
+
+
+class AdapterTable:
+    """`slots` adapters at once, of rank `rank` at most. Called by the thread that runs the steps, but for `hold`."""
+
+    def __init__(
+        self, model: nn.Module, sites: Mapping[str, Site], slots: int, rank: int, kernels: Kernels, dtype: torch.dtype
+    ) -> None:
+        self.places = _places(model, sites)
+        self.dtype = dtype
+        self._runs = Runs()
+        self._fitted: dict[int, Fitted] = {}  # in memory, by id
+        self._in_slot: list[int] = [0] * slots  # ids
+        self._behind: dict[str, Behind] = {}
+        by_layer = sorted(self.places.values(), key=lambda place: place.layer)
+        for path, some in groupby(by_layer, key=lambda place: place.layer):
+            self._behind[path] = self._made(list(some), slots, rank, kernels)
+            self._behind[path].attach(model, path)
+
+    def _made(self, places: list[Place], slots: int, rank: int, kernels: Kernels) -> Behind:
+        groups = 1 + max(place.group for place in places)
+        table = LowRanks(slots * groups, -(-len(places) // groups), self.dtype)
+        if places[0].kind == "expert":
+            return BehindExperts(table, groups, self._runs, kernels)
+        if places[0].kind == "embedding":
+            rows_SVR = torch.zeros(slots, places[0].inputs, rank, dtype=self.dtype)
+            return BehindEmbedding(table, rows_SVR, self._runs, kernels)
+        return BehindLinear(table, self._runs, kernels)
+
+    def hold(self, id: int, fitted: Fitted) -> None:
+        """Plans may name it from now on. From any thread."""
+        self._fitted[id] = fitted
+
+    def forget(self, id: int) -> None:
+        """No plan will name it again."""
+        self._fitted.pop(id, None)
+        if id in self._in_slot:
+            self._put(self._in_slot.index(id), 0, Fitted({}))
+
+    def move(self, moved: Sequence[Moved]) -> None:
+        for one in moved:
+            self._put(one.slot, one.id, self._fitted[one.id])
+
+    def compute(self, runs_N3: Tensor | None) -> None:
+        self._runs.rows_N3 = runs_N3
+
+    @property
+    def held(self) -> list[int]:
+        """Ids of what is in memory."""
+        return sorted(self._fitted)
+
+    def _put(self, slot: int, id: int, fitted: Fitted) -> None:
+        self._in_slot[slot] = id
+        for path, behind in self._behind.items():
+            behind.put(slot, fitted, path)
+
+
+class BehindLinear:
+    """Behind a linear, and behind a head, whose rows are those that are asked for logits."""
+
+    def __init__(self, table: LowRanks, runs: Runs, kernels: Kernels) -> None:
+        self._table, self._runs, self._lora = table, runs, kernels.lora
+
+    def attach(self, model: nn.Module, path: str) -> None:
+        model.get_submodule(path).register_forward_hook(self._add)
+
+    def put(self, slot: int, fitted: Fitted, path: str) -> None:
+        _put(self._table, slot, fitted.layers.get(path, NOTHING).get(0, ()))
+
+    def _add(self, layer: nn.Module, inputs: tuple[Tensor], y_TE: Tensor) -> None:
+        if self._runs.rows_N3 is not None:
+            self._lora(y_TE, inputs[0], self._runs.rows_N3, self._table)
+
+
+class BehindExperts:
+    """Behind a layer of several experts, whose rows are sorted by expert. An expert under an adapter is an entry of the
+    table: slot x groups + group.
+    """
+
+    def __init__(self, table: LowRanks, groups: int, runs: Runs, kernels: Kernels) -> None:
+        self._table, self._groups, self._runs, self._lora = table, groups, runs, kernels.lora
+
+    def attach(self, model: nn.Module, path: str) -> None:
+        """Where the experts stand, rows are sorted before the first of their layers."""
+        experts = model.get_submodule(path.rpartition(".")[0])
+        assert isinstance(experts, Experts)
+        if not experts._forward_pre_hooks:
+            experts.register_forward_pre_hook(self._sort)
+        model.get_submodule(path).register_forward_hook(self._add)
+
+    def put(self, slot: int, fitted: Fitted, path: str) -> None:
+        parts = fitted.layers.get(path, NOTHING)
+        for group in range(self._groups):
+            _put(self._table, slot * self._groups + group, parts.get(group, ()))
+
+    def _sort(self, experts: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        x_TD, _, chosen_TK = inputs
+        rows_N3 = self._runs.rows_N3
+        self._runs.sorted_R3 = None if rows_N3 is None else by_expert(rows_N3, len(x_TD), chosen_TK, self._groups)
+
+    def _add(self, layer: nn.Module, inputs: tuple[Tensor, Tensor], y_RE: Tensor) -> None:
+        if self._runs.sorted_R3 is not None:
+            self._lora(y_RE, inputs[0], self._runs.sorted_R3, self._table)
+
+
+class BehindEmbedding:
+    """Behind an embedding: what a token's row of each adapter is, and from there on as behind a linear."""
+
+    def __init__(self, table: LowRanks, rows_SVR: Tensor, runs: Runs, kernels: Kernels) -> None:
+        self._table, self._rows_SVR, self._runs, self._lora = table, rows_SVR, runs, kernels.lora
+
+    def attach(self, model: nn.Module, path: str) -> None:
+        model.get_submodule(path).register_forward_hook(self._add)
+
+    def put(self, slot: int, fitted: Fitted, path: str) -> None:
+        rows_VR = fitted.rows.get(path)
+        if rows_VR is not None:
+            self._rows_SVR[slot, :, : rows_VR.shape[1]] = rows_VR
+        _put(self._table, slot, fitted.layers.get(path, NOTHING).get(0, ()))
+
+    def _add(self, layer: nn.Module, inputs: tuple[Tensor], y_TD: Tensor) -> None:
+        runs_N3, tokens_T = self._runs.rows_N3, inputs[0]
+        if runs_N3 is not None:
+            slot_T = slots_of(runs_N3, len(tokens_T)).clamp(min=0)
+            x_TR = self._rows_SVR.flatten(0, 1).index_select(0, slot_T * self._rows_SVR.shape[1] + tokens_T)
+            self._lora(y_TD, x_TR, runs_N3, self._table)
+
+
+def slots_of(runs_N3: Tensor, tokens: int) -> Tensor:
+    """The slot of each of so many rows, -1 for none. Every row is in a run or behind an empty one."""
+    starts_N, stops_N, slot_N = runs_N3.unbind(1)
+    slot_N = torch.where(stops_N > starts_N, slot_N, -1)
+    row_T = torch.searchsorted(starts_N.contiguous(), torch.arange(tokens, dtype=torch.int32), right=True) - 1
+    return slot_N.index_select(0, row_T).long()
+
+
+def by_expert(runs_N3: Tensor, tokens: int, chosen_TK: Tensor, groups: int) -> Tensor:
+    """A run for each row, sorted by expert as `moe.by_expert` sorts them."""
+    flat = chosen_TK.flatten()
+    order_R = flat.argsort(stable=True)
+    slot_R = slots_of(runs_N3, tokens).index_select(0, order_R // chosen_TK.shape[1])
+    at_R = torch.arange(len(flat))
+    runs = (at_R, at_R + (slot_R >= 0), slot_R.clamp(min=0) * groups + flat.index_select(0, order_R))
+    return torch.stack(runs, dim=1).to(torch.int32)
+
+
+def _put(table: LowRanks, slot: int, parts: tuple[LowRank, ...]) -> None:
+    if parts or table[slot]:
+        table.put(slot, parts)
+
+
+def _places(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, Place]:
+    """Sites whose layer is of a kind that hooks can stand behind."""
+    found = {}
+    for name, site in sites.items():
+        layer, group = model.get_submodule(site.layer), expert_of(site.part) if site.kind == "expert" else 0
+        begin = None if group is None else BEGINS.get(type(layer), _nowhere)(layer, group, site.part)
+        if begin is not None and group is not None:
+            order_E = layer.order_of(site.part) if isinstance(layer, Interleaved) else None
+            found[name] = Place(site.layer, group, begin, site.inputs, site.outputs, site.kind, order_E)
+    return found
+
+
+def _of_linear(layer: Any, group: int, part: str) -> int:
+    """A part that is not declared is all of the weight."""
+    found = layer.parts_of("weight").get(part)
+    return 0 if found is None else int(found.first)
+
+
+def _of_grouped(layer: Any, group: int, part: str) -> int:
+    return int(layer.parts_of("weight")[part].first) - group * int(layer.outputs)
+
+
+def _of_separate(layer: Any, group: int, part: str) -> int:
+    return _of_linear(layer.each[group], group, part.partition(".")[2])
+
+
+def _whole(layer: Any, group: int, part: str) -> int:
+    return 0
+
+
+def _nowhere(layer: Any, group: int, part: str) -> None:
+    return None
+
+
+BEGINS: Mapping[type, Callable[[Any, int, str], int | None]] = {
+    Linear: _of_linear,
+    Interleaved: _of_linear,
+    TiedHead: _whole,
+    Embedding: _whole,
+    GroupedLinear: _of_grouped,
+    SeparateLinear: _of_separate,
+}
+
+
+def fitted_of(parts: Iterable[tuple[Place, LowRank]], rows: Mapping[str, Tensor]) -> Fitted:
+    """Low ranks by where they stand, those of a fused layer in the order of their outputs."""
+    layers: dict[str, dict[int, tuple[LowRank, ...]]] = {}
+    for place, part in sorted(parts, key=lambda each: each[0].begin):
+        groups = layers.setdefault(place.layer, {})
+        groups[place.group] = (*groups.get(place.group, ()), part)
+    return Fitted(layers, rows)
