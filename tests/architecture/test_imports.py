@@ -71,6 +71,20 @@ def test_the_grammar_library_is_the_engines(module: str) -> None:
     assert "llguidance" not in modules_after(f"import {module}")
 
 
+@pytest.mark.parametrize("module", ["ramify.ops.platform", "ramify.models.llama", "ramify.worker.executor"])
+def test_kernels_for_gpus_are_imported_where_there_is_one(module: str) -> None:
+    """The package runs without Triton."""
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] != "triton" and not name.startswith("ramify.ops.triton"), name
+sys.meta_path.insert(0, Absent())
+import {module}
+"""
+    assert "torch" in modules_after(code)
+
+
 def test_torch_leaves_its_compiler_away() -> None:
     """It takes a second to import, which some plain calls of torch do. sympy comes with it."""
     code = """

@@ -6,12 +6,13 @@ import ctypes
 
 import pytest
 import torch
-from compiled import close, randn, types
+from compiled import types
 
 from ramify.ops.cpu.encoding import CompiledEncoding
 from ramify.ops.cpu.library import load
 from ramify.ops.cpu.record import Functions
 from ramify.ops.reference import encode
+from tensors import close, randn
 
 pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not compiled in this installation")
 

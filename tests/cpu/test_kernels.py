@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import random
 
 import pytest
 import torch
-from compiled import TYPES, close, randn, types
-from torch import Tensor
+from compiled import TYPES, types
 
 from ramify.config.stored import int8_row
 from ramify.ops.attention import AttentionShape, Paged, Rule
@@ -19,6 +17,7 @@ from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.reference import basic, experts, int4, int8, rope, sample
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.sampling.state import ALL
+from tensors import PLAIN, World, close, randn
 
 pools = pytest.mark.parametrize("stored", {**TYPES, "int8": torch.int8}.values(), ids=[*TYPES, "int8"])
 
@@ -334,49 +333,6 @@ def test_sample(kernels: Compiled, vocab: int) -> None:
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
-
-
-PLAIN = Rule(0.2)
-
-
-class World:
-    """Rows of requests with random contents in pages in random order, and `unwritten` where nobody wrote."""
-
-    def __init__(
-        self,
-        rows: list[tuple[int, int]],
-        heads: int,
-        kv_heads: int,
-        size: int,
-        page: int,
-        dtype: torch.dtype,
-        stored: torch.dtype | None = None,
-        unwritten: float = float("nan"),
-    ) -> None:
-        rnd = random.Random(repr((rows, page)))
-        needed = [-(-length // page) for _, length in rows]
-        order = rnd.sample(range(1, sum(needed) + 3), sum(needed))
-        self.k = torch.full((sum(needed) + 3, kv_heads, page, size), unwritten, dtype=dtype)
-        self.v = self.k.clone()
-        self.tables = torch.zeros(len(rows), max(needed), dtype=torch.int32)
-        self.q = randn(sum(count for count, _ in rows), heads, size, dtype=dtype) * 2
-        for row, (_, length) in enumerate(rows):
-            pages = [order.pop() for _ in range(needed[row])]
-            self.tables[row, : len(pages)] = torch.tensor(pages)
-            for pool, seed in ((self.k, 2 * row + 1), (self.v, 2 * row + 2)):
-                content = randn(length, kv_heads, size, dtype=dtype, seed=seed)
-                for position in range(length):
-                    pool[pages[position // page], :, position % page] = content[position]
-        counts = [count for count, _ in rows]
-        starts = [sum(counts[:row]) for row in range(len(rows))]
-        if stored is torch.int8:
-            self.k, self.v = int8.store(self.k), int8.store(self.v)
-        elif stored is not None:
-            self.k, self.v = self.k.to(stored), self.v.to(stored)
-        self.paged = Paged(starts, counts, [length for _, length in rows], self.tables)
-
-    def attend(self, backend: PagedAttention | ReferenceAttention | SdpaAttention, rule: Rule = PLAIN) -> Tensor:
-        return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), rule)
 
 
 SAME = [(dtype, stored) for dtype in TYPES.values() for stored in (dtype, torch.int8)]

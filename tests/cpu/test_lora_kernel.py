@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from compiled import close, randn, types
+from compiled import types
 from torch import Tensor
 
 from ramify.ops.cpu.library import load
@@ -16,6 +16,7 @@ from ramify.ops.cpu.lora import CompiledLora
 from ramify.ops.cpu.record import CpuRecorder, Functions
 from ramify.ops.lora import LowRank, LowRanks
 from ramify.ops.reference import lora
+from tensors import close, randn
 
 
 def made(ranks: list[int], outputs: int, inputs: int, dtype: torch.dtype, parts: int = 1) -> LowRanks:

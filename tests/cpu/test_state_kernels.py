@@ -7,13 +7,13 @@ import random
 
 import pytest
 import torch
-from compiled import close, randn, types
-from torch import Tensor
+from compiled import types
 
 from ramify.ops.cpu.library import load
 from ramify.ops.cpu.state import CompiledStates
 from ramify.ops.reference import state
-from ramify.ops.states import Spans
+from recurrent import MIXED, TOKENS, of_delta, of_ssd, pool, spans
+from tensors import close, randn
 
 pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not compiled in this installation")
 
@@ -26,29 +26,6 @@ def kernels(library: ctypes.CDLL) -> CompiledStates:
     return CompiledStates(library)  # type: ignore[arg-type]
 
 
-def spans(*rows: tuple[int, list[tuple[int, int]]]) -> Spans:
-    """Of each row the slot it reads, and (tokens, slot) of its spans."""
-    starts, ends, to, offsets, at = [], [], [], [0], 0
-    for _, parts in rows:
-        starts.append(at)
-        for count, slot in parts:
-            at += count
-            ends.append(at)
-            to.append(slot)
-        offsets.append(len(ends))
-    return Spans(*map(torch.tensor, (starts, [source for source, _ in rows], offsets, ends, to)))
-
-
-MIXED = spans((0, [(5, 1), (7, 2)]), (6, [(1, 6)]), (3, [(1, 4)]), (0, [(9, 5)]))  # 23 tokens
-TOKENS = 23
-
-
-def pool(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    made = randn(9, *shape, dtype=dtype, seed=7)
-    made[0] = 0
-    return made
-
-
 @types
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("channels", "width"), [(16, 4), (300, 4), (5, 2), (64, 1), (40, 16), (40, 17)])
@@ -59,22 +36,6 @@ def test_conv(kernels: CompiledStates, channels: int, width: int, bias: bool, dt
     ours, theirs = pool(width - 1, channels, dtype=dtype), pool(width - 1, channels, dtype=dtype)
     close(kernels.conv(x, weight, b, ours, MIXED), state.conv(x, weight, b, theirs, MIXED))
     assert torch.equal(ours, theirs)
-
-
-def of_ssd(size: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[tuple, Tensor]:
-    heads, groups, value, key = size
-    x = randn(TOKENS, heads * value + 2 * groups * key, dtype=dtype)
-    step = randn(TOKENS, heads + 5, dtype=dtype, seed=1)[:, 3 : heads + 3]
-    decay, bias, skip = (randn(heads, dtype=torch.float32, seed=n) for n in (2, 3, 4))
-    return (x, step, -decay.exp(), bias, skip, (0.01, 2.0), groups), pool(heads, value, key)
-
-
-def of_delta(size: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[tuple, Tensor]:
-    heads, groups, value, key = size
-    x = randn(TOKENS, heads * value + 2 * groups * key, dtype=dtype)
-    a, b = randn(TOKENS, 2 * heads, dtype=dtype, seed=1).chunk(2, dim=1)
-    decay, bias = (randn(heads, dtype=torch.float32, seed=n) for n in (2, 3))
-    return (x, a, b, -decay.exp(), bias, groups), pool(heads, key, value)
 
 
 @types

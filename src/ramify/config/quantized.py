@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import re2
-
 from ramify.config.fields import Raw
 from ramify.core.errors import StartupError
 
@@ -212,6 +210,8 @@ def _patterns(given: Raw) -> tuple[str, ...]:
 
 
 def _check_pattern(pattern: str) -> None:
+    import re2  # only where it is needed: kernels are tried on machines that do not have it
+
     try:
         if pattern.startswith(REGEX) or "*" in pattern:
             re2.compile(pattern.removeprefix(REGEX))
@@ -222,5 +222,7 @@ def _check_pattern(pattern: str) -> None:
 def _matches(pattern: str, module: str) -> bool:
     """A pattern is a path, the beginning or the end or the middle of one, or behind `re:`, or with a star, a regex."""
     if pattern.startswith(REGEX) or "*" in pattern:
+        import re2
+
         return re2.match(pattern.removeprefix(REGEX), module) is not None
     return f".{pattern}." in f".{module}."

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.lora import LowRanks
-from ramify.ops.reference import basic, encode, experts, int4, int8, lora, random, rope, sample, state
+from ramify.ops.reference import basic, choose, encode, experts, fp8, int4, int8, lora, random, rope, sample, state
 from ramify.ops.states import Spans
 
 
@@ -68,6 +68,11 @@ class Kernels:
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
     uniform(seeds_R, choices_R, positions_R, purpose) -> random_R: doubles in (0, 1), see `ops.reference.random`
+    log_probabilities(logits_NV, tokens_N) -> logp_N: of one token of each row, in fp32
+    forbid(logits_RV, rows_M, words_MW): minus infinity, in place, to the tokens of row rows[m] whose bit in words[m],
+        int32, is not set (`wire.masks`)
+    penalise(logits_RV, rows_M, offsets_M, outputs_T, frequency_M, presence_M, repetition_M, longest): in place, fp32,
+        by the tokens outputs[offsets[m] : offsets[m + 1]] that row rows[m] has generated, `longest` at most
     layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
     add_layer_norm(x_TD, residual_TD, weight_D, bias_D | None, eps) -> (normed_TD, sum_TD)
     rotate_qk(qkv_TE, heads, cos_TR, sin_TR) -> qkv_TE: q and k of a fused projection rotated; may write in place
@@ -90,7 +95,9 @@ class Kernels:
     packing: None where weights stay as they come
     w8a8: weights in int8 with a scale per output; a linear makes its input int8 with a scale per row and sums up
         exactly, so that a row's bits are its own
-    int4: weights in four bits with a scale per output and 32 inputs; inputs become int8 with a scale per row and 32
+    int4: weights in four bits with a scale per output and 32 inputs; inputs become int8 with a scale per row and 32 on
+        a CPU and stay as they are on a GPU
+    fp8: weights in e4m3 with a scale per output; inputs become e4m3 with a scale per row
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = basic.linear
@@ -107,6 +114,9 @@ class Kernels:
     combine: Callable[[Tensor, Tensor, Tensor], Tensor] = experts.combine
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
     uniform: Callable[[Tensor, Tensor, Tensor, int], Tensor] = random.uniform
+    log_probabilities: Callable[[Tensor, Tensor], Tensor] = choose.log_probabilities
+    forbid: Callable[[Tensor, Tensor, Tensor], None] = choose.forbid
+    penalise: Callable[..., None] = choose.penalise
     layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor] = encode.layer_norm
     add_layer_norm: Callable[..., tuple[Tensor, Tensor]] = encode.add_layer_norm
     rotate_qk: Callable[[Tensor, int, Tensor, Tensor], Tensor] = encode.rotate_qk
@@ -119,3 +129,4 @@ class Kernels:
     packing: Packing | None = None
     w8a8: Packing = Packing(int8.store, int8.linear, int8.embed, take=int8.take)
     int4: Packing = Packing(int4.store, int4.linear, take=int4.take)
+    fp8: Packing = Packing(fp8.store, fp8.linear, take=fp8.take)

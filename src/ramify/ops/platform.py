@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+import psutil
 import torch
 
 from ramify.core.errors import StartupError
@@ -35,6 +36,9 @@ class Platform(Protocol):
 
     def prepare_thread(self) -> None:
         """To be called on the thread that will compute."""
+
+    def free_bytes(self) -> int:
+        """What may still be allocated on the device."""
 
 
 class CpuPlatform:
@@ -76,8 +80,14 @@ class CpuPlatform:
             self._library.ramify_threads(self._threads)
         torch.set_num_threads(self._torch_threads)
 
+    def free_bytes(self) -> int:
+        return psutil.virtual_memory().available
+
 
 def make_platform(device: str, threads: int, dtype: str, linears: str = "packed") -> Platform:
     """The platform of a resolved `--device`."""
-    assert device == "cpu", "resolve knows no other"
-    return CpuPlatform(threads, dtype, linears)
+    if torch.device(device).type == "cpu":
+        return CpuPlatform(threads, dtype, linears)
+    from ramify.ops.cuda.platform import CudaPlatform
+
+    return CudaPlatform(device, linears)

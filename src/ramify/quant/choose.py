@@ -6,6 +6,7 @@ import logging
 
 from ramify.config.quantized import Quantized
 from ramify.ops.kernels import Kernels
+from ramify.ops.reference import int8
 from ramify.quant.format import FORMATS
 from ramify.quant.kept import Kept
 from ramify.quant.packed import Packed
@@ -27,7 +28,7 @@ def schemes_of(
     """
     if quantization == "none":
         return unquantized(kernels), unquantized(kernels)
-    if kernels.packing is None:
+    if kernels.w8a8.linear is int8.linear:
         log.warning("%s is computed by its reference in plain torch, which is slow: see `ramify doctor`", quantization)
     if quantization in FORMATS:
         return Kept(quantized is not None and quantized.stored != "float"), unquantized(kernels)

@@ -54,3 +54,11 @@ def linear(x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) ->
     for group in range(x_TGK.shape[1]):
         y += (x_TGK[:, group] @ whole_EGK[:, group].T) * (x_scale_TG1[:, group] * scale_EG[:, group])
     return (y if bias_E is None else y + bias_E.float()).to(x_TD.dtype)
+
+
+def wide_linear(x_TD: Tensor, packed: Tensor, outputs: int, bias_E: Tensor | None) -> Tensor:
+    """The same weights, rounded to the type of the inputs, which stay as they are: what GPUs compute (W4A16)."""
+    whole_EGK, scale_EG = taken_apart(packed)
+    weight_ED = (whole_EGK * scale_EG[..., None]).flatten(1)[:, : x_TD.shape[1]].to(x_TD.dtype)
+    y = x_TD.float() @ weight_ED.float().T
+    return (y if bias_E is None else y + bias_E.float()).to(x_TD.dtype)

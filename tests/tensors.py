@@ -1,0 +1,65 @@
+"""What tests of kernels share: numbers, how close is close, and pages with requests in them."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from ramify.ops.attention import AttentionBackend, Paged, Rule
+from ramify.ops.reference import int8
+
+BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+PLAIN = Rule(0.2)
+
+
+def randn(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def close(ours: Tensor, reference: Tensor) -> None:
+    """Within a few units in the last place of the largest number."""
+    assert ours.dtype == reference.dtype
+    assert ours.shape == reference.shape
+    assert (ours.float() - reference.float()).abs().max() <= BOUNDS[ours.dtype] * reference.float().abs().max()
+
+
+class World:
+    """Rows of requests with random contents in pages in random order, and `unwritten` where nobody wrote."""
+
+    def __init__(
+        self,
+        rows: list[tuple[int, int]],
+        heads: int,
+        kv_heads: int,
+        size: int,
+        page: int,
+        dtype: torch.dtype,
+        stored: torch.dtype | None = None,
+        unwritten: float = float("nan"),
+    ) -> None:
+        rnd = random.Random(repr((rows, page)))
+        needed = [-(-length // page) for _, length in rows]
+        order = rnd.sample(range(1, sum(needed) + 3), sum(needed))
+        self.k = torch.full((sum(needed) + 3, kv_heads, page, size), unwritten, dtype=dtype)
+        self.v = self.k.clone()
+        self.tables = torch.zeros(len(rows), max(needed), dtype=torch.int32)
+        self.q = randn(sum(count for count, _ in rows), heads, size, dtype=dtype) * 2
+        for row, (_, length) in enumerate(rows):
+            pages = [order.pop() for _ in range(needed[row])]
+            self.tables[row, : len(pages)] = torch.tensor(pages)
+            for pool, seed in ((self.k, 2 * row + 1), (self.v, 2 * row + 2)):
+                content = randn(length, kv_heads, size, dtype=dtype, seed=seed)
+                for position in range(length):
+                    pool[pages[position // page], :, position % page] = content[position]
+        counts = [count for count, _ in rows]
+        starts = [sum(counts[:row]) for row in range(len(rows))]
+        if stored is torch.int8:
+            self.k, self.v = int8.store(self.k), int8.store(self.v)
+        elif stored is not None:
+            self.k, self.v = self.k.to(stored), self.v.to(stored)
+        self.paged = Paged(starts, counts, [length for _, length in rows], self.tables)
+
+    def attend(self, backend: AttentionBackend, rule: Rule = PLAIN) -> Tensor:
+        return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), rule)

@@ -1,0 +1,144 @@
+"""Calls of every kernel as a model on a GPU makes them: for compiling, not for computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ramify.ops.attention import AttentionShape, Paged, Rule
+from ramify.ops.reference import fp8
+from ramify.ops.states import Spans
+from ramify.ops.triton.attention import TritonAttention
+from ramify.ops.triton.kernels import triton_kernels
+from ramify.ops.triton.quantized import Int8
+
+BF16, CPU = torch.bfloat16, torch.device("cpu")
+PLAIN = Rule(0.1)
+RULES = Rule(0.1, window=128, softcap=30.0, chunk=8192, sinks_H=torch.zeros(32))
+KERNELS = triton_kernels(invariant=True)
+NEEDS_FP8 = 89  # the compute capability from which there are numbers of eight bits
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    return torch.zeros(*shape, dtype=dtype)
+
+
+def attention(
+    counts: list[int],
+    length: int,
+    heads: int = 32,
+    kv_heads: int = 8,
+    size: int = 128,
+    value: int | None = None,
+    page: int = 16,
+    stored: torch.dtype = BF16,
+    rule: Rule = PLAIN,
+) -> None:
+    row = size if stored is not torch.int8 else size + 4
+    k = empty(4, kv_heads, page, row, dtype=stored)
+    v = empty(4, kv_heads, page, row, dtype=stored) if value is None else k[..., :value]
+    shape = AttentionShape(heads, kv_heads, size, page, "bfloat16", "cuda", value)
+    backend = TritonAttention(shape, CPU)
+    starts = [sum(counts[:row]) for row in range(len(counts))]
+    tables = torch.zeros(len(counts), -(-length // page), dtype=torch.int32)
+    work = backend.prepare(Paged(starts, counts, [length] * len(counts), tables))
+    backend.forward(empty(sum(counts), heads, size), k, v, work, rule)
+
+
+def qkv(stored: torch.dtype = BF16, interleaved: bool = False, normed: bool = True) -> None:
+    pools = [empty(4, 8, 16, 128 if stored is BF16 else 132, dtype=stored) for _ in range(2)]
+    angles, norm = empty(3, 64), empty(128) if normed else None
+    write_at = torch.zeros(3, dtype=torch.int64)
+    KERNELS.qkv_rope_store(
+        empty(3, 48 * 128), 32, norm, norm, 1e-6, angles, angles, *pools, write_at, interleaved, float(interleaved)
+    )
+
+
+def grouped(rows: int) -> None:
+    ends = torch.zeros(128, dtype=torch.int64)
+    KERNELS.grouped_linear(empty(rows, 2048), empty(1, 1, 1).expand(128, 1536, 2048), None, ends)
+
+
+def sampling() -> None:
+    columns = [torch.ones(2), torch.ones(2, dtype=torch.int64), torch.ones(2), torch.ones(2), torch.ones(2).double()]
+    KERNELS.sample(torch.zeros(2, 151936), *columns, torch.zeros(2, dtype=torch.bool))
+
+
+def choosing() -> None:
+    logits, rows = torch.zeros(2, 151936), torch.zeros(2, dtype=torch.int64)
+    KERNELS.uniform(rows, rows, rows, 0)
+    KERNELS.log_probabilities(logits, rows)
+    KERNELS.forbid(logits, rows, torch.zeros(2, 4748, dtype=torch.int32))
+    ends, numbers = torch.zeros(3, dtype=torch.int64), torch.zeros(2)
+    KERNELS.penalise(logits, rows, ends, torch.zeros(9, dtype=torch.int64), numbers, numbers, numbers, 9)
+
+
+def rows() -> None:
+    x, weight = empty(2, 4096), empty(4096)
+    KERNELS.embed(torch.zeros(2, dtype=torch.int64), x)
+    KERNELS.rms_norm(x, weight, 1e-6, 1.0)
+    KERNELS.add_rms_norm(x, x, weight, 1e-6)
+    KERNELS.add_layer_norm(x, x, weight, weight, 1e-6)
+    KERNELS.softcap(torch.zeros(2, 4096), 30.0)
+    KERNELS.combine(x, torch.zeros(2, 8, dtype=torch.int64), torch.zeros(2, 8))
+
+
+def activations() -> None:
+    for name in ("silu", "gelu_tanh", "gelu", "clamped_swiglu"):
+        KERNELS.gated(empty(2, 4096), name)
+    KERNELS.activate(empty(2, 4096), "relu")
+
+
+def rotations() -> None:
+    x, angles, write_at = empty(3, 4, 64), empty(3, 32), torch.zeros(3, dtype=torch.int64)
+    KERNELS.rotate(x, angles, angles, True)
+    KERNELS.store(x, empty(4, 4, 16, 64), write_at)
+
+
+def linear_int8(tokens: int) -> None:
+    made = Int8()
+    packed = made.pack(empty(256, 4096))
+    made.linear(empty(tokens, 4096), packed, 256, None)
+    made.embed(torch.zeros(2, dtype=torch.int64), packed, 4096)
+
+
+def states() -> None:
+    numbers = [torch.zeros(count, dtype=torch.int64) for count in (3, 3, 4, 3, 3)]
+    spans, heads = Spans(*numbers), torch.zeros(32)
+    KERNELS.conv(empty(9, 8192), empty(4, 8192), empty(8192), empty(4, 3, 8192), spans)
+    pool = torch.zeros(4, 32, 128, 128)
+    x, step = empty(9, 32 * 128 + 2 * 16 * 128), empty(9, 32)
+    KERNELS.ssd(x, step, heads, heads, heads, (0.0, 9.0), 16, pool, spans)
+    KERNELS.delta(x, step, step, heads, heads, 16, pool, spans)
+
+
+CALLS: dict[str, Callable[[], object]] = {
+    "attention of tokens": lambda: attention([1], 1000),
+    "attention of prompts": lambda: attention([512], 1000),
+    "attention by all rules": lambda: attention([1], 1000, rule=RULES),
+    "attention over int8": lambda: attention([1], 1000, stored=torch.int8),
+    "attention over fp8": lambda: attention([1], 1000, stored=torch.float8_e4m3fn),
+    "attention over latents": lambda: attention([1], 1000, heads=128, kv_heads=1, size=576, value=512),
+    "attention of wide heads": lambda: attention([64], 1000, size=256),
+    "rows": rows,
+    "activations": activations,
+    "queries, keys and values": qkv,
+    "queries, keys, values in int8": lambda: qkv(torch.int8, interleaved=True),
+    "rotations": rotations,
+    "linear of a token": lambda: KERNELS.linear(empty(1, 4096), empty(4096, 4096), empty(4096)),
+    "linear of tokens": lambda: KERNELS.linear(empty(64, 4096), empty(28672, 4096), None),
+    "linear of a prompt": lambda: KERNELS.linear(empty(512, 4096), empty(4096, 4096), None),
+    "experts of a token": lambda: grouped(8),
+    "experts of a prompt": lambda: grouped(32768),
+    "states": states,
+    "sampling": sampling,
+    "choosing": choosing,
+    "int8 of a token": lambda: linear_int8(1),
+    "int8 of a prompt": lambda: linear_int8(512),
+    "int4 of a token": lambda: KERNELS.int4.linear(empty(1, 4096), KERNELS.int4.pack(empty(256, 4096)), 256, None),
+    "int4 of a prompt": lambda: KERNELS.int4.linear(empty(512, 4096), KERNELS.int4.pack(empty(256, 4096)), 256, None),
+    "fp8 of a token": lambda: KERNELS.fp8.linear(empty(1, 4096), fp8.store(empty(256, 4096)), 256, None),
+    "fp8 of a prompt": lambda: KERNELS.fp8.linear(empty(512, 4096), fp8.store(empty(256, 4096)), 256, None),
+}
