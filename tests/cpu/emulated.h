@@ -30,7 +30,7 @@
 #include <immintrin.h>
 
 // Eight tiles and their shapes, as Intel's manual has them. A tile that is read or written as another shape ends the test.
-namespace amx {
+namespace emulated_amx {
 struct Config {
     uint8_t palette, start, reserved[14];
     uint16_t line[16];
@@ -88,7 +88,7 @@ inline void bytes(int sum, int a, int b) {
             std::memcpy(tiles[sum][r] + n * 4, &all, 4);
         }
 }
-}  // namespace amx
+}  // namespace emulated_amx
 #undef _tile_loadconfig
 #undef _tile_release
 #undef _tile_zero
@@ -96,13 +96,13 @@ inline void bytes(int sum, int a, int b) {
 #undef _tile_stored
 #undef _tile_dpbf16ps
 #undef _tile_dpbssd
-#define _tile_loadconfig(from) std::memcpy(&amx::config, from, sizeof amx::config)
-#define _tile_release() std::memset(&amx::config, 0, sizeof amx::config)
-#define _tile_zero amx::clear
-#define _tile_loadd amx::load
-#define _tile_stored amx::store
-#define _tile_dpbf16ps amx::floats
-#define _tile_dpbssd amx::bytes
+#define _tile_loadconfig(from) std::memcpy(&emulated_amx::config, from, sizeof emulated_amx::config)
+#define _tile_release() std::memset(&emulated_amx::config, 0, sizeof emulated_amx::config)
+#define _tile_zero emulated_amx::clear
+#define _tile_loadd emulated_amx::load
+#define _tile_stored emulated_amx::store
+#define _tile_dpbf16ps emulated_amx::floats
+#define _tile_dpbssd emulated_amx::bytes
 #endif
 
 // What SIMDe 0.7 lacks, or has a slip in.
