@@ -300,7 +300,7 @@ def test_parsing_alone(reciting: Server) -> None:
             "uniqueItems",
         ),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
 def test_bad_tools_are_refused_by_name(client: OpenAI, more: dict[str, Any], says: str) -> None:
     with pytest.raises(openai.BadRequestError) as e:
