@@ -209,7 +209,7 @@ def test_drafts_change_no_token(folder: Path, params: dict[str, Any], overlap: b
 def test_nan_ends_one_request_and_its_pages_are_clean(folder: Path) -> None:
     """A token whose embedding is NaN: whoever uses it fails, and whoever gets its pages next does not notice."""
     with make(folder, max_total_tokens=512) as engine:
-        model = engine._loop.executor._runner.model  # type: ignore[attr-defined]
+        model = engine._loop.executor.runner.model  # type: ignore[attr-defined]
         embed = model.embedding.forward
         model.embedding.forward = lambda tokens: embed(tokens).masked_fill((tokens == 2040)[:, None], float("nan"))
         reference = engine.generate(PROMPT, GREEDY)["output_ids"]
@@ -227,7 +227,7 @@ def test_nan_ends_one_request_and_its_pages_are_clean(folder: Path) -> None:
 def test_nan_in_an_early_chunk_is_not_found_by_the_next(folder: Path) -> None:
     """Chunks are published as they come: the cache must not keep one that went wrong, when the cause has gone."""
     with make(folder, chunked_prefill_size=16) as engine:
-        model = engine._loop.executor._runner.model  # type: ignore[attr-defined]
+        model = engine._loop.executor.runner.model  # type: ignore[attr-defined]
         embed = model.embedding.forward
         reference = engine.generate(PROMPT, GREEDY)["output_ids"]
         ids = [5] * 20 + [2040] + [9] * 60
@@ -245,7 +245,7 @@ def test_nan_in_an_early_chunk_is_not_found_by_the_next(folder: Path) -> None:
 
 def test_a_step_that_raises_hurts_only_its_cause(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with make(folder) as engine:
-        runner = engine._loop.executor._runner  # type: ignore[attr-defined]
+        runner = engine._loop.executor.runner  # type: ignore[attr-defined]
         forward = runner.forward
 
         def fragile(plan: Any) -> Any:
@@ -288,7 +288,7 @@ FORTY = {"temperature": 0, "max_new_tokens": 40}
 def test_a_plan_that_cannot_be_applied_corrupts_no_pages(folder: Path, page_size: int) -> None:
     with ramify.Engine(str(folder), threads=1, page_size=page_size) as engine:
         reference = [engine.generate(prompt, FORTY)["output_ids"] for prompt in STARTS]
-        slots = engine._loop.executor._runner.slots  # type: ignore[attr-defined]
+        slots = engine._loop.executor.runner.slots  # type: ignore[attr-defined]
         opened = slots.open
 
         def fragile(new: Any) -> None:

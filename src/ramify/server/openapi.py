@@ -127,6 +127,8 @@ def _responses(route: Route) -> dict[str, Any]:
     if route.streams is not None:
         good["content"]["text/event-stream"] = {"schema": _event(route.streams)}
     failure = _ref(Failure) if route.openai else {"$ref": REF.format(name="NativeFailure")}
+    if "error_message" in getattr(route.gives, "__struct_fields__", ()):  # an answer that can tell of a failure itself
+        failure = {"anyOf": [failure, _ref(route.gives)]}
     bad = {"description": "why not", "content": {"application/json": {"schema": failure}}}
     if route.auth == "open":
         bad = {"description": "not now"}
