@@ -213,8 +213,8 @@ class Bench:
         rates = {name: values(samples, workload.name, name, workload.metric) for name in peers.specs}
         best = best_peer(samples, workload.name, workload.metric)
         for name in reversed(peers.specs) if round % 2 else peers.specs:
-            failed = any(s["peer"] == name and s["workload"] == workload.name and "failed" in s for s in samples)
-            failed = failed and not rates[name]
+            played = [s for s in samples if (s["peer"], s["workload"]) == (name, workload.name)]
+            failed = bool(played) and not rates[name]
             usual = statistics.median(rates[name].values()) if rates[name] else None
             slow = best is not None and usual is not None and usual < self.options.far * best[1]
             if not failed and (name == OURS or round < self.options.heats or not slow):

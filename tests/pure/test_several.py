@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ from ramify.config.resolve import PROCESS_BYTES, Resolved
 from ramify.config.settings import Settings
 from ramify.config.several import from_word
 from ramify.config.share import Found, Need, divide, resolve_all, table
-from ramify.core.errors import StartupError, UsageError
+from ramify.core.errors import NotFound, StartupError, UsageError
+from ramify.engine.client import Client
+from ramify.server.directory import Directory
+from ramify.server.link import Link
+from ramify.server.state import State
 
 GIB = 1 << 30
 CONFIG = {
@@ -201,3 +206,50 @@ def test_parts_fit_and_leave_nothing_that_somebody_can_use(needs: list[Need], mo
     wanting = [part < need.fixed + need.most for need, part in zip(needs, parts, strict=True) if not need.exact]
     if any(wanting):
         assert memory - sum(parts) <= len(needs)  # what does not divide
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("chat", "chat"),
+        ("chat:poet", "chat"),
+        ("qwen:0.6b", "qwen:0.6b"),
+        ("qwen:0.6b:poet", "qwen:0.6b"),
+        ("default:poet", "chat"),
+        ("", "chat"),
+        (None, "chat"),
+    ],
+)
+def test_the_model_behind_a_name(name: str | None, model: str) -> None:
+    assert directory("chat", "qwen:0.6b").find(name).resolved.served_name == model
+
+
+@pytest.mark.parametrize("name", ["qwen", "qwen:poet", "poet", "poet:chat"])
+def test_names_that_no_model_has(name: str) -> None:
+    with pytest.raises(NotFound, match=r"This server has 'chat', 'qwen:0\.6b'"):
+        directory("chat", "qwen:0.6b").find(name)
+
+
+def directory(*names: str) -> Directory:
+    models = resolved(*({"path": f"/{name}", "name": name} for name in names))
+    with ThreadPoolExecutor(1) as threads:
+        return Directory(
+            [State(model, Link("", unreachable, Nobody(), lazy=True, most=1), threads, Path()) for model in models]
+        )
+
+
+def unreachable(start: int) -> Client:
+    raise OSError
+
+
+class Nobody:
+    """A parent that nobody asks."""
+
+    def want(self) -> None: ...
+
+    def unwant(self) -> None: ...
+
+    def let_go(self, start: int, free: bool) -> None: ...

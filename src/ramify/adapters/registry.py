@@ -61,6 +61,11 @@ class Adapter:
         return self.reading.done() and not self.reading.cancelled() and self.reading.exception() is None
 
     @property
+    def is_gone(self) -> bool:
+        """Others needed its memory, or it could not be read."""
+        return self.reading.cancelled() or self.failure is not None
+
+    @property
     def failure(self) -> UserError | None:
         """Why it could not be read."""
         if not self.reading.done():
@@ -144,7 +149,12 @@ class Registry:
         return self.record(adapter)
 
     def listed(self) -> list[dict[str, Any]]:
-        return [self.record(adapter) for adapter in self._named.values() if adapter.failure is None]
+        return [self.record(self._named[name]) for name in self.names]
+
+    @property
+    def names(self) -> list[str]:
+        """Those that requests can give."""
+        return [name for name, adapter in self._named.items() if adapter.failure is None]
 
     def record(self, adapter: Adapter) -> dict[str, Any]:
         """An adapter as others see it. `loaded`: its weights are in memory."""
@@ -167,15 +177,18 @@ class Registry:
     def slots_used(self) -> int:
         return sum(adapter is not None for adapter in self._slots)
 
+    @property
+    def utilization(self) -> float:
+        """Used slots as a share."""
+        return self.slots_used / self.plan.slots
+
     # -- what the scheduler asks -------------------------------------------------------------------------------------
 
     def adapter(self, submit: Submit) -> OfRequest:
         if not submit.adapter:
             return BARE
         adapter = self._known(submit.adapter)
-        if (
-            adapter.reading.cancelled() or adapter.failure is not None
-        ):  # others needed its memory, or its folder was gone
+        if adapter.is_gone:
             adapter = self._read(adapter.name, adapter.path, adapter.pinned)
         adapter.used = next(self._turns)
         return adapter
@@ -256,11 +269,7 @@ class Registry:
     def _make_room(self) -> None:
         """In memory, for one more: what was used longest ago goes, unless it is pinned or a request has it."""
         self._sweep()
-        there = [
-            each
-            for each in (*self._named.values(), *self._leaving)
-            if each.failure is None and not each.reading.cancelled()
-        ]
+        there = [each for each in (*self._named.values(), *self._leaving) if not each.is_gone]
         if len(there) < self.plan.loaded:
             return
         used = {request.adapter for request in self._users()}

@@ -120,8 +120,9 @@ class Controls:
 
     def _is_needed(self, loop: Loop) -> bool:
         """Something is computed, or would be lost with this process."""
-        kept = loop.paused or len(self._sessions) > 0 or self._adapter_names() != self._adapters_at_start
-        return kept or not loop.is_idle or self._waiting.patience() is not None
+        if not loop.is_idle or self._waiting.patience() is not None:
+            return True
+        return loop.paused or len(self._sessions) > 0 or self._adapter_names() != self._adapters_at_start
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -191,7 +192,7 @@ class Controls:
     # -- adapters ----------------------------------------------------------------------------------------------------
 
     def _adapter_names(self) -> set[str]:
-        return set() if self._adapters is None else {record["name"] for record in self._adapters.listed()}
+        return set() if self._adapters is None else set(self._adapters.names)
 
     def _registry(self) -> Registry:
         if self._adapters is None:

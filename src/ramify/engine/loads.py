@@ -55,7 +55,7 @@ def memory(resolved: Resolved) -> dict[str, Any]:
 
 def _lora(adapters: Registry) -> dict[str, Any]:
     used, slots = adapters.slots_used, adapters.plan.slots
-    return {"slots_used": used, "slots_total": slots, "utilization": used / slots}
+    return {"slots_used": used, "slots_total": slots, "utilization": adapters.utilization}
 
 
 def _queues(loop: Loop) -> dict[str, Any]:

@@ -240,11 +240,10 @@ class EngineMeter:
         registry = self.scheduler.adapters
         if not isinstance(registry, Registry):
             return {}
-        used, slots = registry.slots_used, registry.plan.slots
         return {
-            "lora_pool_slots_used": ("Slots in which an adapter stands.", used),
-            "lora_pool_slots_total": ("Adapters that can compute together.", slots),
-            "lora_pool_utilization": ("Used slots as a share.", used / slots),
+            "lora_pool_slots_used": ("Slots in which an adapter stands.", registry.slots_used),
+            "lora_pool_slots_total": ("Adapters that can compute together.", registry.plan.slots),
+            "lora_pool_utilization": ("Used slots as a share.", registry.utilization),
         }
 
     def _counters(self) -> dict[str, tuple[str, float]]:

@@ -32,3 +32,8 @@ class Spans:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.starts_N, self.from_N, self.offsets_N, self.ends_S, self.to_S)
+
+
+def dense_rows(x: Tensor) -> Tensor:
+    """Rows may stand apart, what is in them may not."""
+    return x if x.stride(1) == 1 else x.contiguous()

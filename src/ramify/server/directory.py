@@ -1,4 +1,4 @@
-"""Which model a name means. The only place that knows."""
+"""Which model a name means. Which adapter of that model it means, `State.adapter_in` says."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Directory:
         if name in UNNAMED or not self.several:
             return self.first
         assert name is not None
-        found = self._known(name) or self._known(name.partition(":")[0]) or self._adapted(name)
+        found = self._known(name) or self._known(name.rsplit(":", 1)[0]) or self._adapted(name)
         if found is not None:
             return found
         raise NotFound(

@@ -93,7 +93,7 @@ class _Parent:
         os.set_blocking(self._news, False)
         self._orders: dict[int, int] = {}  # ends of pipes to API workers
         self._lines = Lines()
-        self._engines = [_Engine(self, at) for at in range(len(models))]
+        self._engines = [_Engine(self, at, model) for at, model in enumerate(models)]
 
     def __enter__(self) -> _Parent:
         workers = self._settings.api_workers
@@ -306,8 +306,7 @@ class _Parent:
 class _Engine:
     """The hands of one model's keeper."""
 
-    def __init__(self, parent: _Parent, model: int) -> None:
-        resolved = parent._models[model]
+    def __init__(self, parent: _Parent, model: int, resolved: Resolved) -> None:
         self.name = f"engine-{model}" if model else "engine"
         self._parent, self._model = parent, model
         self._served, self._why = resolved.served_name, ""

@@ -8,7 +8,7 @@ from torch import Tensor
 from ramify.ops.cpu.encoding import is_bf16
 from ramify.ops.cpu.record import Functions
 from ramify.ops.reference import state
-from ramify.ops.states import Spans
+from ramify.ops.states import Spans, dense_rows
 
 MOST_WIDTH = 16  # of a convolution, as in csrc/api.h
 
@@ -23,7 +23,7 @@ class CompiledStates:
         width, channels = weight_WE.shape
         if width > MOST_WIDTH:
             return state.conv(x_TE, weight_WE, bias_E, pool_PWE, spans)
-        x_TE = _dense_rows(x_TE)
+        x_TE = dense_rows(x_TE)
         y_TE = torch.empty(x_TE.shape, dtype=x_TE.dtype)
         self._library.ramify_conv(
             is_bf16(x_TE),
@@ -53,7 +53,7 @@ class CompiledStates:
         spans: Spans,
     ) -> Tensor:
         heads, value, key = pool_PHVB.shape[1:]
-        xbc_TE, dt_TH = xbc_TE.contiguous(), _dense_rows(dt_TH)
+        xbc_TE, dt_TH = xbc_TE.contiguous(), dense_rows(dt_TH)
         y_TE = torch.empty(len(xbc_TE), heads * value)
         self._library.ramify_ssd(
             is_bf16(xbc_TE),
@@ -81,7 +81,7 @@ class CompiledStates:
         spans: Spans,
     ) -> Tensor:
         heads, key, value = pool_PHBV.shape[1:]
-        qkv_TE, a_TH, b_TH = qkv_TE.contiguous(), _dense_rows(a_TH), _dense_rows(b_TH)
+        qkv_TE, a_TH, b_TH = qkv_TE.contiguous(), dense_rows(a_TH), dense_rows(b_TH)
         y_TE = torch.empty(len(qkv_TE), heads * value)
         self._library.ramify_delta(
             is_bf16(qkv_TE),
@@ -96,8 +96,3 @@ class CompiledStates:
             key,
         )
         return y_TE
-
-
-def _dense_rows(x: Tensor) -> Tensor:
-    """Rows may stand apart, what is in them may not."""
-    return x if x.stride(1) == 1 else x.contiguous()

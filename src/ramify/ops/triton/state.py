@@ -13,7 +13,7 @@ from torch import Tensor
 
 import triton
 from ramify.ops.reference import state
-from ramify.ops.states import Spans
+from ramify.ops.states import Spans, dense_rows
 from ramify.ops.triton.rows import LOG2E
 
 MOST_WIDTH = 17  # of a convolution: the inputs that it keeps are a tile of 16
@@ -291,8 +291,3 @@ class States:
 def piece_of(value: int, key: int) -> int:
     """Values of a program: 32 elements of the matrix for each of 128 threads."""
     return min(max(4096 // triton.next_power_of_2(key), 1), triton.next_power_of_2(value))
-
-
-def dense_rows(x: Tensor) -> Tensor:
-    """Rows may stand apart, what is in them may not."""
-    return x if x.stride(1) == 1 else x.contiguous()
