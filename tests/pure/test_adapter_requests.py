@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from world import World, expected, prompts, submit
 
-from ramify.adapters.registry import Adapter, Registry
+from ramify.adapters.registry import Adapter, Read, Registry
 from ramify.config.adapters import AdapterPlan, named_paths
 from ramify.core.errors import BadRequest, NotFound, Overloaded, StartupError
 from ramify.wire.messages import Abort
@@ -28,14 +28,14 @@ class FakeStore:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def read(self, id: int, name: str, path: str) -> int:
+    def read(self, id: int, name: str, path: str) -> Read:
         self.gate.wait()
         if path == "bad":
             raise BadRequest(f"{name} is damaged")
         assert id not in self.there
         self.there[id] = name
         self.most = max(self.most, len(self.there))
-        return 4
+        return Read(4)
 
     def forget(self, id: int) -> None:
         del self.there[id]

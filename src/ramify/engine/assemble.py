@@ -118,7 +118,7 @@ def load_at_start(registry: Registry, path: AdapterPath) -> None:
         registry.settled(adapter)
     except UserError as e:
         raise StartupError(f"--lora-paths {path.lora_name}: {e.message}") from None
-    log.info("adapter %s, of rank %d, from %s", path.lora_name, adapter.reading.result(), path.lora_path)
+    log.info("adapter %s, of rank %d, from %s", path.lora_name, adapter.reading.result().rank, path.lora_path)
 
 
 def make_ledger(resolved: Resolved) -> Ledger:
@@ -248,4 +248,7 @@ def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype
 
     plan = resolved.adapters
     assert plan is not None
-    return AdapterTable(built, chosen(sites_of(resolved.model), plan.targets), plan.slots, plan.rank, kernels, dtype)
+    sites = sites_of(resolved.model)
+    words = {name: site for name, site in sites.items() if site.has_vocabulary}
+    some = chosen(sites, plan.targets)
+    return AdapterTable(built, some, plan.slots, plan.rank, kernels, dtype, words, plan.added)

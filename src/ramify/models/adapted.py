@@ -41,6 +41,20 @@ class Site:
         """Numbers of an adapter of rank 1."""
         return self.inputs + self.outputs
 
+    @property
+    def has_vocabulary(self) -> bool:
+        """It has a row for every token."""
+        return self.kind in ("embedding", "head")
+
+    @property
+    def tokens(self) -> int:
+        return self.inputs if self.kind == "embedding" else self.outputs
+
+    @property
+    def width(self) -> int:
+        """Of a token's row."""
+        return self.outputs if self.kind == "embedding" else self.inputs
+
 
 def sites_of(config: ModelConfig) -> dict[str, Site]:
     """Every module that can be adapted, by its name in the checkpoint's words; fused ones are one. Experts are among

@@ -15,7 +15,7 @@ from ramify.ops.recording import Recorder
 from ramify.sampling.adjust import adjust
 from ramify.sampling.logprobs import BLOCK, join, score
 from ramify.sampling.masks import forbid
-from ramify.sampling.sampler import Sampled, sample
+from ramify.sampling.sampler import Sampled
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
@@ -24,6 +24,7 @@ from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import each_alone, make_batch
 from ramify.worker.pooling import NoPooler, Pooler, as_bytes, not_finite
 from ramify.worker.slots import Slots
+from ramify.worker.widths import sample_each
 
 Hidden = tuple[int, Tensor]  # from which position on, [P, D]
 NOT_FINITE = "the model produced NaN or infinite logits for this request"
@@ -147,12 +148,13 @@ class Runner:
         assert held.wants is not None
         first, last = row.logprobs_from, min(length, held.prompt_len - 1)
         offset = start - (length - row.count) - 1  # token index -> row of hidden_TD that predicts it
-        parts = []
+        parts, widths = [], self.adapters.widths(self.slots.adapters[[row.slot]])
+        width = None if widths is None else widths[0]
         for block in range(first, last + 1, BLOCK):
             end = min(block + BLOCK, last + 1)
             if self.slots.adapted:
                 self.adapters.compute(each_alone(self.slots.adapters[[row.slot]].expand(end - block)))
-            logits = self.model.logits(hidden_TD[offset + block : offset + end])
+            logits = self.model.logits(hidden_TD[offset + block : offset + end])[:, :width]
             parts.append(score(logits, self.slots.tokens[row.slot, block:end], held.wants, block))
         return join(parts)
 
@@ -229,7 +231,8 @@ class Runner:
             forbid(logits_SV, [place[row] for row in masks.rows], masks.words)
         slots_S = torch.tensor([row.slot for _, row, _ in rows])
         positions_S = torch.tensor([position for _, _, position in rows])
-        sampled = sample(logits_SV, self.slots.sampling, slots_S, positions_S, self._kernels)
+        widths_S = self.adapters.widths(self.slots.adapters[slots_S]) if self.slots.adapted else None
+        sampled = sample_each(logits_SV, widths_S, self.slots.sampling, slots_S, positions_S, self._kernels)
         drawn, broken = sampled.tokens_R.tolist(), sampled.broken_R.tolist()
         self.slots.tokens[slots_S, positions_S] = sampled.tokens_R
         first_of: dict[int, int] = {}
@@ -240,7 +243,7 @@ class Runner:
                 self._break(row, batch.lengths[index])
             if _still_right(row.drafts, drawn, first, at):
                 tokens[index].append(drawn[at])
-        self._score_outputs(plan, rows, first_of, sampled, tokens, logprobs)
+        self._score_outputs(plan, rows, first_of, sampled, widths_S, tokens, logprobs)
 
     def _break(self, row: Row, end: int) -> None:
         held = self.slots.held[row.slot]
@@ -253,6 +256,7 @@ class Runner:
         rows: list[tuple[int, Row, int]],
         first_of: dict[int, int],
         sampled: Sampled,
+        widths_S: list[int] | None,
         tokens: list[list[int]],
         logprobs: dict[int, RowLogprobs],
     ) -> None:
@@ -261,7 +265,8 @@ class Runner:
             if wants is None:
                 continue
             span = slice(first, first + len(tokens[index]))
-            found = score(sampled.scaled(span), sampled.tokens_R[span], wants, rows[first][2])
+            width = None if widths_S is None else widths_S[first]
+            found = score(sampled.scaled(span)[:, :width], sampled.tokens_R[span], wants, rows[first][2])
             prompt = logprobs[index].prompt if index in logprobs else None
             logprobs[index] = RowLogprobs(prompt, found)
 
