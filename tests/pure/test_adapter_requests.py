@@ -14,7 +14,8 @@ from world import World, expected, prompts, submit
 from ramify.adapters.registry import Adapter, Read, Registry
 from ramify.config.adapters import AdapterPlan, named_paths
 from ramify.core.errors import BadRequest, NotFound, Overloaded, StartupError
-from ramify.wire.messages import Abort
+from ramify.schedule.adapter import Adapter as OfRequest
+from ramify.wire.messages import Abort, Submit
 
 
 @dataclass
@@ -79,6 +80,16 @@ def test_every_request_has_its_own(seed: int, depth: int, policy: str, store: Fa
     world = World(depth=depth, page_size=rnd.choice([1, 4]), pool=320, chunk=16, rows=6, adapters=registry)
     names = ["", *(f"a{number}" for number in range(6))]
     ids: dict[str, int] = {}
+    find = registry.adapter
+
+    def found(submit: Submit) -> OfRequest:
+        """A request keeps the adapter that it came with."""
+        adapter = find(submit)
+        if isinstance(adapter, Adapter):
+            ids[submit.rid] = adapter.id
+        return adapter
+
+    registry.adapter = found  # type: ignore[method-assign]
     for name in names[1:]:
         loaded(registry, name)
     wanted = {}
@@ -87,18 +98,12 @@ def test_every_request_has_its_own(seed: int, depth: int, policy: str, store: Fa
         world.send(submit(rid, prompt, 12, adapter=name, salt=rnd.choice(["", "s"])))
         for _ in range(rnd.randrange(6)):
             world.step()
-            for request in world.scheduler.running:
-                if isinstance(request.adapter, Adapter):
-                    ids[request.id] = request.adapter.id
         wanted[rid] = (prompt, name)
         if rnd.random() < 0.1:
             world.send(Abort(rid))
             del wanted[rid]
     while not (world.scheduler.is_idle and not world.loop.flying):
         world.step()
-        for request in world.scheduler.running:
-            if isinstance(request.adapter, Adapter):
-                ids[request.id] = request.adapter.id
     world.drain()
     assert not world.executor.damage
     refused = 0

@@ -45,7 +45,6 @@ REFUSED = {
     "monteclora_config": "sampled adapters",
     "layer_replication": "repeated layers",
     "lora_bias": "biases of adapters",
-    "target_parameters": "adapters of parameters that are no modules",
 }
 
 
@@ -62,6 +61,7 @@ class PeftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     alpha_pattern: dict[Pattern, Alpha] | None = None
     layers_to_transform: list[Layer] | Layer | None = None
     layers_pattern: Patterns | str | None = None
+    target_parameters: Patterns | None = None
     modules_to_save: Patterns | None = None
     trainable_token_indices: Tokens | dict[Pattern, Tokens] | None = None
     bias: str = "none"
@@ -75,7 +75,6 @@ class PeftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     monteclora_config: Any = None
     layer_replication: Any = None
     lora_bias: Any = None
-    target_parameters: Any = None
 
     # Of training, or of how the base model keeps its weights.
     auto_mapping: Any = None
@@ -104,6 +103,11 @@ class PeftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def scale_of(self, module: str) -> float:
         alpha, rank = _by_pattern(self.alpha_pattern or {}, module, self.lora_alpha), self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def parameters_of(self, module: str) -> list[str]:
+        """Names of parameters of a module that were adapted: of experts, the tensors in which all of them stand."""
+        split = [name.rpartition(".") for name in self.target_parameters or ()]
+        return [f"{module}.{last}" for owner, _, last in split if not owner or f".{module}".endswith(f".{owner}")]
 
     def tokens_of(self, module: str) -> list[int]:
         """Tokens whose rows of an embedding or a head were trained. Those of a head that is tied to the embedding are

@@ -2,6 +2,8 @@
 
 A.lora_A.weight [r, D]         A.lora_B.weight [E, r]         of a linear A
 A.lora_embedding_A [r, V]      A.lora_embedding_B [H, r]      of an embedding A
+A.lora_A.weight [G r, D]       A.lora_B.weight [E, r G]       of all G experts A, one of their two tensors
+A.base_layer.lora_A.weight     A.base_layer.lora_B.weight     of the other
 A.weight [V, H]                                               of an embedding or a head A, trained as a whole
 A.modules_to_save.weight [V, H]                               the same once more
 A.token_adapter.trainable_tokens_delta [N, H]                 the rows of N tokens of such an A
@@ -63,6 +65,21 @@ class Pair(NamedTuple):
     scale: float
 
 
+class Stack(NamedTuple):
+    """Pairs of all experts, of a rank, in one: expert g has rows g r to (g + 1) r of the first, and of the second every
+    G-th column from g on.
+    """
+
+    down_SD: Tensor
+    up_ES: Tensor
+    scale: float
+    rank: int
+
+    def pair(self, group: int, groups: int) -> Pair:
+        down_RD = self.down_SD[group * self.rank : (group + 1) * self.rank]
+        return Pair(down_RD, self.up_ES[:, group::groups], self.scale)
+
+
 class Rows(NamedTuple):
     """Rows of an embedding or a head that were trained, by token."""
 
@@ -75,8 +92,8 @@ class AdapterFile:
     """What a checkpoint holds, by modules as that of the base model names them. Tensors are as they were stored.
 
     `whole` are embeddings and heads that were trained as a whole; `tokens` rows of such; `bases` what stood below pairs
-    of such, which is the base model's own and may have grown by rows for added tokens; `added` are ids of tokens by
-    their text.
+    of such, which is the base model's own and may have grown by rows for added tokens; `stacks` are of experts, by the
+    module of all of them; `added` are ids of tokens by their text.
     """
 
     name: str
@@ -88,14 +105,16 @@ class AdapterFile:
     whole: Mapping[str, Tensor] = field(default_factory=dict)
     bases: Mapping[str, Tensor] = field(default_factory=dict)
     tokens: Mapping[str, Rows] = field(default_factory=dict)
+    stacks: Mapping[str, tuple[Stack, ...]] = field(default_factory=dict)
     added: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        pairs = [*self.tensors.values(), *self.embeddings.values()]
+        pairs = [pair[:2] for pair in (*self.tensors.values(), *self.embeddings.values())]
+        pairs += [stack[:2] for some in self.stacks.values() for stack in some]
         alone = (*self.whole.values(), *self.bases.values(), *(rows.rows_ND for rows in self.tokens.values()))
-        return sum(tensor.nbytes for tensor in (*(side for pair in pairs for side in pair[:2]), *alone))
+        return sum(tensor.nbytes for tensor in (*(side for pair in pairs for side in pair), *alone))
 
 
 class Outline(NamedTuple):
@@ -114,6 +133,7 @@ def outline(path: Path, vocab: int) -> Outline:
     with (path / FILE).open("rb") as stream:
         config = read_config(stream.read(MAX_CONFIG))
     listed = config.target_modules if isinstance(config.target_modules, list) else [ALL]
+    listed = [*listed, *(config.target_parameters or ())]
     sorted_out = _SortedOut(config, Limits(MAX_RANK))
     for key, info in _header_of(path / WEIGHTS).items():
         sorted_out.take(key, info)
@@ -196,6 +216,7 @@ def _assembled(name: str, config: PeftConfig, weights: bytes, added: dict[str, A
         {module: tensors[key] for module, key in sorted_out.whole.items()},
         {module: tensors[key] for module, key in sorted_out.bases.items()},
         {module: Rows(tuple(config.tokens_of(module)), tensors[key]) for module, key in sorted_out.tokens.items()},
+        sorted_out.stacked(tensors),
         _checked_tokens(added),
     )
 
@@ -240,6 +261,7 @@ class _SortedOut:
         self.whole: dict[str, str] = {}
         self.bases: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
+        self.stacks: dict[str, dict[str, str]] = {}  # with what stands before a pair's name: see `stacked`
 
     def take(self, key: str, info: TensorInfo) -> None:
         self.infos[key] = info
@@ -269,6 +291,10 @@ class _SortedOut:
 
     def _side(self, key: str, match: re.Match[str], into: dict[str, dict[str, str]]) -> None:
         module, side = match[1], match[2]
+        if self._config.parameters_of(_bare(module)):
+            self.stacks.setdefault(module, {})[side] = key
+            self.rank = max(self.rank, self._rank_of_stack(_bare(module)))
+            return
         if not self._config.adapts(module):
             raise _wrong(key, f"is of a module that target_modules in {FILE} does not name")
         rank, told = self.infos[key].shape[side == "B"], self._config.rank_of(module)
@@ -279,13 +305,37 @@ class _SortedOut:
         self.rank = max(self.rank, rank)
         into.setdefault(module, {})[side] = key
 
+    def _rank_of_stack(self, module: str) -> int:
+        """The same of both tensors: which is which is not said."""
+        names = self._config.parameters_of(module)
+        ranks, scales = {self._config.rank_of(name) for name in names}, {self._config.scale_of(name) for name in names}
+        if len(ranks) > 1 or len(scales) > 1:
+            raise BadRequest(f"{FILE}: tensors of {module} have different ranks or scales", param="rank_pattern")
+        (rank,) = ranks
+        if rank > self._limits.rank:
+            raise BadRequest(f"the adapter has rank {rank}; the server takes up to {self._limits.rank}", param="r")
+        return rank
+
+    def stacked(self, tensors: dict[str, Tensor]) -> dict[str, tuple[Stack, ...]]:
+        """By the module of all experts. Pairs of a module's second tensor stand around those of its first."""
+        found: dict[str, tuple[Stack, ...]] = {}
+        for wrapped, sides in self.stacks.items():
+            module = _bare(wrapped)
+            name = self._config.parameters_of(module)[0]
+            down_SD, up_ES = tensors[sides["A"]], tensors[sides["B"]]
+            rank = self._config.rank_of(name)
+            if len(down_SD) != up_ES.shape[1] or len(down_SD) % rank:
+                raise _wrong(sides["A"], f"has {len(down_SD)} rows, and {FILE} says rank {rank} of each expert")
+            found[module] = (*found.get(module, ()), Stack(down_SD, up_ES, self._config.scale_of(name), rank))
+        return found
+
     def of_vocabulary(self) -> list[TensorInfo]:
         """What has a row for every token, as it was when the adapter was saved."""
         return [self.infos[key] for key in (*self.whole.values(), *self.bases.values())]
 
     def check(self) -> None:
         """What can be said when all are known."""
-        for sides in (*self.pairs.values(), *self.embeddings.values()):
+        for sides in (*self.pairs.values(), *self.embeddings.values(), *self.stacks.values()):
             if len(sides) == 1:
                 ((there, key),) = sides.items()
                 raise _wrong(key, f"has no lora_{'B' if there == 'A' else 'A'} beside it")
@@ -300,6 +350,13 @@ class _SortedOut:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def _bare(module: str) -> str:
+    """Without what PEFT wraps it in."""
+    while module.endswith(".base_layer"):
+        module = module.removesuffix(".base_layer")
+    return module
 
 
 def _has_vocabulary(module: str) -> bool:

@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from ramify.config.adapters import AdapterPlan, check_name
+from ramify.config.adapters import AdapterPath, AdapterPlan, check_name
 from ramify.core.errors import BadRequest, NotFound, Overloaded, UserError
 from ramify.schedule.adapter import BARE, NO_SLOT
 from ramify.schedule.adapter import Adapter as OfRequest
@@ -92,6 +92,7 @@ class Registry:
 
     def __init__(self, plan: AdapterPlan, store: Store, wake: Callable[[], None] = lambda: None) -> None:
         self.plan = plan
+        self._tell: Callable[[list[AdapterPath]], None] = lambda adapters: None
         self._store, self._wake = store, wake
         self._users: Callable[[], Iterable[Request]] = tuple
         self._named: dict[str, Adapter] = {}
@@ -107,6 +108,11 @@ class Registry:
     def watch(self, users: Callable[[], Iterable[Request]]) -> None:
         """Whose requests count as users of adapters."""
         self._users = users
+
+    def tell_changes(self, tell: Callable[[list[AdapterPath]], None]) -> None:
+        """Of which adapters there are: now, when one was read, and when one is not there any more."""
+        self._tell = tell
+        tell(self.paths)
 
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
@@ -131,6 +137,7 @@ class Registry:
         adapter = self._known(name)
         del self._named[name]
         self._leaving.append(adapter)
+        self._tell(self.paths)
         return adapter
 
     def release(self, adapter: Adapter) -> bool:
@@ -154,6 +161,7 @@ class Registry:
             if self._named.get(adapter.name) is adapter:
                 del self._named[adapter.name]
             raise failure
+        self._tell(self.paths)
         return self.record(adapter)
 
     def listed(self) -> list[dict[str, Any]]:
@@ -163,6 +171,12 @@ class Registry:
     def names(self) -> list[str]:
         """Those that requests can give."""
         return [name for name, adapter in self._named.items() if adapter.failure is None]
+
+    @property
+    def paths(self) -> list[AdapterPath]:
+        """Those that were read once, as they would be loaded."""
+        there = [adapter for adapter in self._named.values() if adapter.is_read or adapter.reading.cancelled()]
+        return [AdapterPath(adapter.name, adapter.path, adapter.pinned) for adapter in there]
 
     def record(self, adapter: Adapter) -> dict[str, Any]:
         """An adapter as others see it. `loaded`: its weights are in memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from ramify.adapters.own import Vocabulary, as_head
-from ramify.adapters.peft import WEIGHTS, AdapterFile, Limits, Pair, read
+from ramify.adapters.peft import WEIGHTS, AdapterFile, Limits, Pair, Stack, read
 from ramify.adapters.registry import Read
 from ramify.adapters.table import AdapterTable, Fitted, Place, fitted_of
 from ramify.config.adapters import AdapterPlan
@@ -20,6 +21,7 @@ from ramify.ops.lora import LowRank
 
 T = TypeVar("T")
 
+EXPERTS = re.compile(r"(?:model\.)?layers\.(\d{1,6})\.\w+\.experts")
 ROOT = "model."  # missing where a backbone was adapted alone
 
 
@@ -54,6 +56,9 @@ class Fitting:
         looked_up = [(self._place(module, pair), pair) for module, pair in self._file.embeddings.items()]
         rows = {place.layer: pair.down_RD.to(self._dtype).T.contiguous() for place, pair in looked_up}
         parts += [(place, self._expanding(pair)) for place, pair in looked_up]
+        parts += [
+            part for module, some in self._file.stacks.items() for stack in some for part in self._of(module, stack)
+        ]
         return replace(
             fitted_of(parts, rows),
             vocab=self._table.vocab if not self._words else next(iter(self._words.values())).count,
@@ -116,9 +121,23 @@ class Fitting:
     # -- low ranks ------------------------------------------------------------------------------------------------
 
     def _part(self, module: str, pair: Pair) -> tuple[Place, LowRank]:
-        place = self._place(module, pair)
+        return self._placed(self._place(module, pair), pair)
+
+    def _placed(self, place: Place, pair: Pair) -> tuple[Place, LowRank]:
         up_ER = pair.up_ER if place.order_E is None else pair.up_ER[place.order_E]
         return place, LowRank(pair.down_RD, up_ER, pair.scale, place.begin).arranged(self._dtype)
+
+    def _of(self, module: str, stack: Stack) -> list[tuple[Place, LowRank]]:
+        """One part for each expert."""
+        match = EXPERTS.fullmatch(module)
+        place = match and self._table.stack(int(match[1]), stack.down_SD.shape[1], stack.up_ES.shape[0])
+        if place is None:
+            raise self._refusal(module, f"of sizes that this server does not adapt; it adapts {self._known}")
+        if len(stack.down_SD) != place.groups * stack.rank:
+            text = f"{WEIGHTS}: {module} has {len(stack.down_SD)} rows, not {stack.rank} for each of {place.groups}"
+            raise BadRequest(text, param="lora_path", code="adapter_shape")
+        pairs = [stack.pair(group, place.groups) for group in range(place.groups)]
+        return [self._placed(replace(place, group=group), pair) for group, pair in enumerate(pairs)]
 
     def _expanding(self, pair: Pair) -> LowRank:
         """What was looked up stays as it is before it is expanded."""
@@ -129,8 +148,7 @@ class Fitting:
         place = self._places.get(module)
         is_embedding = module in self._file.embeddings
         if place is None or (place.kind == "embedding") != is_embedding:
-            known = ", ".join(self._plan.targets)
-            raise self._refusal(module, f"which this server does not adapt; it adapts {known} (--lora-target-modules)")
+            raise self._refusal(module, f"which this server does not adapt; it adapts {self._known}")
         sizes = pair.down_RD.shape[1], pair.up_ER.shape[0]
         expected = self._sizes(module, place)
         if sizes != expected:
@@ -141,6 +159,10 @@ class Fitting:
                 code="adapter_shape",
             )
         return place
+
+    @property
+    def _known(self) -> str:
+        return f"{', '.join(self._plan.targets)} (--lora-target-modules)"
 
     def _sizes(self, module: str, place: Place) -> tuple[int, int]:
         """Inputs and outputs; an adapter's own tokens are among them."""

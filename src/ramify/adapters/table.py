@@ -6,8 +6,9 @@ layer's weight is stored; neither the layer nor the model knows. A hook does not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -25,12 +26,13 @@ from ramify.wire.plan import Moved
 
 Parts = Mapping[int, tuple[LowRank, ...]]  # by group: the number of an expert, 0 where there are none
 NOTHING: Parts = {}
+LAYER = re.compile(r"(?:backbone\.)?layers\.(\d+)\.mlp\.experts\.\w+")
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a module that can be adapted stands: in a layer, in a group of it, from output `begin` on; its outputs in
-    another order than a checkpoint has them, where there is one.
+    another order than a checkpoint has them, where there is one. All experts together stand in so many `groups`.
     """
 
     layer: str
@@ -40,6 +42,7 @@ class Place:
     outputs: int
     kind: Kind
     order_E: Tensor | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,9 @@ class AdapterTable:
             self._behind[path].attach(model, path)
 
     def _made(self, places: list[Place], slots: int, rank: int, kernels: Kernels) -> Behind:
-        groups = 1 + max(place.group for place in places)
+        groups = max(max(place.group + 1, place.groups) for place in places)
         table = LowRanks(slots * groups, -(-len(places) // groups), self.dtype)
-        if places[0].kind == "expert":
+        if places[0].kind in ("expert", "experts"):
             return BehindExperts(table, groups, self._runs, kernels)
         if places[0].kind == "embedding":
             rows_SVR = torch.zeros(slots, places[0].inputs + self._added, rank, dtype=self.dtype)
@@ -128,6 +131,18 @@ class AdapterTable:
                 self.is_tied = isinstance(model.get_submodule(place.layer), TiedHead)
                 self._own_head = BehindOwnHead(self._runs.own, self.kernels)
                 self._own_head.attach(model, place.layer)
+
+    def stack(self, layer: int, inputs: int, outputs: int) -> Place | None:
+        """All experts of a layer, of one of their two tensors, which the sizes tell; None where there is no such."""
+        there = [place for place in self.places.values() if _layer_of(place) == layer and place.kind != "linear"]
+        for path in {place.layer for place in there}:
+            parts = [place for place in there if place.layer == path]
+            first = parts[0]
+            of_one = [place.outputs for place in parts if place.group == first.group]
+            if (first.inputs, sum(of_one)) == (inputs, outputs):
+                groups = max(max(place.group + 1, place.groups) for place in parts)
+                return replace(first, group=0, begin=0, outputs=outputs, groups=groups)
+        return None
 
     def hold(self, id: int, fitted: Fitted) -> None:
         """Plans may name it from now on. From any thread."""
@@ -286,11 +301,21 @@ def _places(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, Place]:
     found = {}
     for name, site in sites.items():
         layer, group = model.get_submodule(site.layer), expert_of(site.part) if site.kind == "expert" else 0
-        begin = None if group is None else BEGINS.get(type(layer), _nowhere)(layer, group, site.part)
+        if site.kind == "experts":
+            begin = 0 if isinstance(layer, GroupedLinear | SeparateLinear) else None
+        else:
+            begin = None if group is None else BEGINS.get(type(layer), _nowhere)(layer, group, site.part)
         if begin is not None and group is not None:
             order_E = layer.order_of(site.part) if isinstance(layer, Interleaved) else None
-            found[name] = Place(site.layer, group, begin, site.inputs, site.outputs, site.kind, order_E)
+            if site.mixed:
+                order_E = torch.arange(site.outputs).view(-1, 2).T.flatten()
+            found[name] = Place(site.layer, group, begin, site.inputs, site.outputs, site.kind, order_E, site.groups)
     return found
+
+
+def _layer_of(place: Place) -> int:
+    match = LAYER.fullmatch(place.layer)
+    return -1 if match is None else int(match[1])
 
 
 def _of_linear(layer: Any, group: int, part: str) -> int:

@@ -76,7 +76,7 @@ def adaptable(settings: Settings, model: ModelConfig) -> Adaptable | None:
         raise StartupError(f"{model.architecture}: adapters are served with native decoders only")
     brought = [_brought(each, model) for each in named_paths(asked.lora_paths or ())]
     targets = asked.lora_target_modules or tuple(sorted({target for each in brought for target in each.targets}))
-    some = chosen(sites, targets or (ALL,))
+    some = chosen(sites, tuple({target_of(name) for name in chosen(sites, targets or (ALL,))}))
     words = {name: site for name, site in sites.items() if site.has_vocabulary}
     whole = asked.lora_whole_modules or tuple(sorted({name for each in brought for name in each.whole}))
     replaced = chosen(words, whole, "--lora-whole-modules")
