@@ -222,7 +222,7 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
     if model.encoder is not None:
         assert pooler is not None, "an encoder has a head"
-        return EncoderRunner(built, pooler, platform.device)
+        return EncoderRunner(built, pooler, platform.device, platform.staging)
     kept = getattr(torch, resolved.kv_dtype)
     shared = model.latent.kv_rank if model.latent else None
     beside = model.recurrent.layers if model.recurrent is not None else model.windowed
@@ -236,8 +236,9 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
         if group == FULL or any(model.windowed)
     ]
     pool = KVCache(pools, groups, states)
-    count = len(pools) + (states is not None)
-    slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=count)
+    nowhere = [*(each.nowhere for each in pools), *([] if states is None else [states.nowhere])]
+    sizes = (resolved.rows, resolved.context, resolved.page_size)
+    slots = Slots(*sizes, model.eos_ids, platform.device, platform.staging, nowhere)
     return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler, adapters)
 
 

@@ -20,15 +20,17 @@ from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.kernels import Kernels
 from ramify.ops.recording import Recorder
 from ramify.ops.reference.attention import ReferenceAttention
+from ramify.ops.staging import HostStaging, Staging
 
 log = logging.getLogger(__name__)
 
 
 class Platform(Protocol):
-    """One kind of device. A GPU adds streams, events and captured graphs; on a CPU there is nothing to wait for."""
+    """One kind of device. A GPU works behind the host; on a CPU there is nothing to wait for."""
 
     device: torch.device
     kernels: Kernels
+    staging: Staging
     recorder: Recorder | None  # None: every step is computed kernel by kernel
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
@@ -48,6 +50,7 @@ class CpuPlatform:
 
     def __init__(self, threads: int, dtype: str, linears: str = "packed") -> None:
         self.device = torch.device("cpu")
+        self.staging: Staging = HostStaging()
         self._library = library.load()
         self._compiled = self._library is not None and getattr(torch, dtype) in TYPES
         self.functions = Functions(self._library) if self._library is not None else None

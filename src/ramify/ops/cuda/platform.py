@@ -10,8 +10,10 @@ import torch
 from ramify.core.errors import StartupError
 from ramify.ops.attention import AttentionBackend, AttentionShape
 from ramify.ops.cuda.record import CudaRecorder
+from ramify.ops.cuda.staging import CudaStaging
 from ramify.ops.recording import Recorder
 from ramify.ops.reference.attention import ReferenceAttention
+from ramify.ops.staging import Staging
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class CudaPlatform:
         except ModuleNotFoundError as e:
             raise StartupError(f"kernels for GPUs need the package {e.name}", "Install triton.") from None
         self.device = torch.device(device)
+        self.staging: Staging = CudaStaging(self.device)
         self.recorder: Recorder | None = CudaRecorder(self.device)
         self.kernels = triton_kernels(invariant=linears == "triton")
         log.info("computed by plain torch, without a kernel of their own: %s", ", ".join(left_to_torch(self.kernels)))
