@@ -49,7 +49,7 @@ def make_inputs(rows: Sequence[Row], slots: Slots, pool: KVCache, attention: Att
         pages_T = table[slot_T, positions_T // size].long()
         if pool.states is not None:
             pages_T.masked_fill_(positions_T < slots.read_until[slot_T], kept.nowhere)  # these are right as they are
-        paged = Paged(begins, counts, lengths, table[slots_N, : -(-max(lengths) // size)])
+        paged = Paged(begins, counts, lengths, table[slots_N, : -(-max(lengths) // size)], ends_N)
         places.append(Place(pages_T * size + positions_T % size, attention.prepare(paged)))
     held = [slots.held[slot] for slot in of_rows]
     batch = Batch(
