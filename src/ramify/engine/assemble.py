@@ -239,7 +239,8 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     nowhere = [*(each.nowhere for each in pools), *([] if states is None else [states.nowhere])]
     sizes = (resolved.rows, resolved.context, resolved.page_size)
     slots = Slots(*sizes, model.eos_ids, platform.device, platform.staging, nowhere)
-    return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler, adapters)
+    steps = (platform.recorder, pooler, adapters, platform.capturer, platform.modes)
+    return Runner(built, pool, slots, attention, platform.kernels, *steps)
 
 
 def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype: torch.dtype) -> AdapterTable:

@@ -18,7 +18,8 @@ from ramify.ops.cpu.paged import PagedAttention
 from ramify.ops.cpu.record import CpuRecorder, Functions
 from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.kernels import Kernels
-from ramify.ops.recording import Recorder
+from ramify.ops.modes import Modes, OneMode
+from ramify.ops.recording import Capturer, Recorder
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.ops.staging import HostStaging, Staging
 
@@ -31,7 +32,9 @@ class Platform(Protocol):
     device: torch.device
     kernels: Kernels
     staging: Staging
-    recorder: Recorder | None  # None: every step is computed kernel by kernel
+    modes: Modes
+    recorder: Recorder | None  # without it and the next, every step is computed kernel by kernel
+    capturer: Capturer | None
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         """The backend of that name; raises `StartupError` with its reasons if it cannot serve the shape."""
@@ -51,6 +54,8 @@ class CpuPlatform:
     def __init__(self, threads: int, dtype: str, linears: str = "packed") -> None:
         self.device = torch.device("cpu")
         self.staging: Staging = HostStaging()
+        self.modes: Modes = OneMode()
+        self.capturer: Capturer | None = None
         self._library = library.load()
         self._compiled = self._library is not None and getattr(torch, dtype) in TYPES
         self.functions = Functions(self._library) if self._library is not None else None

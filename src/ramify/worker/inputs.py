@@ -32,8 +32,11 @@ class Inputs:
     ends_N: Tensor
 
 
-def make_inputs(rows: Sequence[Row], slots: Slots, pool: KVCache, attention: AttentionBackend) -> Inputs:
-    """Of a step, at the lengths the slots have now."""
+def make_inputs(
+    plan_rows: Sequence[Row], slots: Slots, pool: KVCache, attention: AttentionBackend, spare: int = 0
+) -> Inputs:
+    """Of a step, at the lengths the slots have now; with so many `spare` rows behind its own, of a token each."""
+    rows = [*plan_rows, *[Row(slots.spare, 0, 1, False)] * spare]
     counts, of_rows = [row.count for row in rows], [row.slot for row in rows]
     stops = np.cumsum(counts)
     starts, row = stops - counts, np.repeat(np.arange(len(rows)), counts)
@@ -64,7 +67,7 @@ def make_inputs(rows: Sequence[Row], slots: Slots, pool: KVCache, attention: Att
         spans=_spans(held, counts, begins, bounds, size, slots.staging) if pool.states is not None else None,
         runs_N3=_runs([each.adapter for each in held], begins, counts, slots.staging) if slots.adapted else None,
     )
-    return Inputs(batch, slots_N, ends_N)
+    return Inputs(batch, slots_N[: len(plan_rows)], ends_N[: len(plan_rows)])
 
 
 def each_alone(adapters: Sequence[int], staging: Staging) -> Tensor | None:

@@ -16,7 +16,8 @@ from ramify.layers.batch import Batch
 from ramify.memory.kv import KVCache
 from ramify.ops.attention import AttentionBackend
 from ramify.ops.kernels import Kernels
-from ramify.ops.recording import Recorder
+from ramify.ops.modes import Modes, OneMode
+from ramify.ops.recording import Capturer, Recorder
 from ramify.sampling.adjust import Adjust, Drawn
 from ramify.sampling.logprobs import BLOCK, score
 from ramify.sampling.sampler import Sampled, sample
@@ -24,6 +25,7 @@ from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.worker.adapters import Adapters, NoAdapters
 from ramify.worker.answer import Answer, Left, News, Scored
+from ramify.worker.captured import CapturedForward
 from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import Inputs, each_alone, make_inputs
 from ramify.worker.pooling import NoPooler, Pooler
@@ -53,10 +55,17 @@ class Runner:
         recorder: Recorder | None = None,
         pooler: Pooler | None = None,
         adapters: Adapters | None = None,
+        capturer: Capturer | None = None,
+        modes: Modes | None = None,
     ) -> None:
         self.model = model
-        self.adapters = adapters or NoAdapters()
-        self._hidden = Forward(model, attention, recorder, slots.tables[0].shape[1], self.adapters)
+        self.adapters, self._modes, pages = adapters or NoAdapters(), modes or OneMode(), slots.tables[0].shape[1]
+        self._hidden: Forward | CapturedForward = (
+            Forward(model, attention, recorder, pages, self.adapters)
+            if capturer is None
+            else CapturedForward(model, attention, capturer, pages, self.adapters, self._modes)
+        )
+        self._spare = self._hidden.spare
         self._pooler = pooler or NoPooler()
         self._kernels = kernels
         self._staging = slots.staging
@@ -73,7 +82,8 @@ class Runner:
         if not plan.rows:
             return Forwarded(plan)
         self.slots.write(plan.rows)
-        inputs = make_inputs(plan.rows, self.slots, self.pool, self.attention)
+        self._modes.use(plan.invariant)
+        inputs = make_inputs(plan.rows, self.slots, self.pool, self.attention, self._spare(plan.rows))
         batch = inputs.batch
         hidden_TD = self._hidden(batch)
         logits_SV = self._logits(plan, batch, hidden_TD)
@@ -83,7 +93,7 @@ class Runner:
             # The last position is enough: it attends to all before it, and one NaN in K or V of any reaches it.
             left.finite_Q = self._last(hidden_TD, plan.rows, batch, left.quiet).isfinite().all(-1)
         left.scored = self._score_prompts(plan, batch, hidden_TD)
-        ends = zip(plan.rows, batch.starts, batch.lengths, strict=True)
+        ends = zip(plan.rows, batch.starts, batch.lengths, strict=False)
         left.pooled = self._pooler.step(plan, [(start, end - row.count) for row, start, end in ends], hidden_TD)
         left.hidden = self._asked_for(plan, batch, hidden_TD)
         return Forwarded(plan, inputs, logits_SV, left)
@@ -129,8 +139,8 @@ class Runner:
         return self._taken(hidden_TD, [batch.starts[index] + rows[index].count - 1 for index in which])
 
     def _taken(self, hidden_TD: Tensor, at: list[int]) -> Tensor:
-        if at == list(range(len(hidden_TD))):
-            return hidden_TD
+        if at == list(range(len(at))):
+            return hidden_TD[: len(at)]
         (at_S,) = self._staging.send(np.array(at))
         return hidden_TD[at_S]
 
