@@ -31,6 +31,7 @@ from ramify.ops.modes import OneMode
 from ramify.ops.recording import CannotRecordError, Recording
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.ops.staging import Numbers, apart, one_array
+from ramify.ops.states import Spans
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 Work = Callable[[], None]
@@ -123,6 +124,8 @@ class Mode(TorchDispatchMode):
             elif isinstance(each, OnDevice):
                 metas.append(each.meta)
                 reals.append(lambda tensor=each: tensor.real)
+            elif each.device == META:
+                raise LookedError(f"{name} was given a number that this device has never seen")
             elif each.dim() == 0 or takes:  # the host waits until they are over there
                 metas.append(each.to(META))
                 reals.append(_always(each.clone()))
@@ -163,7 +166,7 @@ def real_of(value: Any) -> Any:
         return value.real
     if isinstance(value, (list, tuple)):
         return type(value)(real_of(each) for each in value)
-    return value
+    return Spans(*(real_of(each) for each in value.tensors)) if isinstance(value, Spans) else value
 
 
 class Device:
@@ -275,17 +278,18 @@ class LaggingAttention:
         own.lengths_N.copy_(meta.lengths_N)
 
     def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Paged, rule: Rule) -> Tensor:
-        def attend(q: Tensor, k: Tensor, v: Tensor, tables: Tensor, lengths_N: Tensor) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, tables: Tensor, lengths_N: Tensor, sinks: Tensor | None) -> Tensor:
             exact = lengths_N.tolist()
             assert all(length <= most for length, most in zip(exact, meta.lengths, strict=True) if most >= 0)
-            return ReferenceAttention().forward(q, k, v, replace(meta, tables=tables, lengths=exact), rule)
+            paged = replace(meta, tables=tables, lengths=exact)
+            return ReferenceAttention().forward(q, k, v, paged, replace(rule, sinks_H=sinks))
 
         def shapes(q: Tensor, *_: Any) -> list[Tensor]:
             shape = (*q.shape[:2], value_size(q_THC, v_pool_PKSC))
             return [torch.empty(shape, dtype=q.dtype, device=META)]
 
         run = self._device.kernel(attend, shapes)
-        attended: Tensor = run(q_THC, k_pool_PKSC, v_pool_PKSC, meta.tables, meta.lengths_N)
+        attended: Tensor = run(q_THC, k_pool_PKSC, v_pool_PKSC, meta.tables, meta.lengths_N, rule.sinks_H)
         return attended
 
 
@@ -341,11 +345,23 @@ class LaggingPlatform:
         def outputs(x: Tensor, weight: Tensor, *_: Any) -> list[Tensor]:
             return [torch.empty(len(x), weight.shape[1], dtype=x.dtype, device=META)]
 
+        def scanned(size: int) -> Callable[..., list[Tensor]]:
+            """`size` is which dimension of the pool is that of values."""
+
+            def shapes(x: Tensor, *rest: Any) -> list[Tensor]:
+                (pool,) = (each for each in rest if isinstance(each, Tensor) and each.dim() == 4)
+                return [torch.empty(len(x), pool.shape[1] * pool.shape[size], device=META)]
+
+            return shapes
+
         self.kernels = replace(
             plain,
             sample=kernel(plain.sample, tokens),
             penalise=kernel(plain.penalise, lambda *_: []),
             grouped_linear=kernel(plain.grouped_linear, outputs),
+            conv=kernel(plain.conv, lambda x, *_: [torch.empty(x.shape, dtype=x.dtype, device=META)]),
+            ssd=kernel(plain.ssd, scanned(2)),
+            delta=kernel(plain.delta, scanned(3)),
         )
 
     def attention(self, name: str, shape: AttentionShape) -> LaggingAttention:

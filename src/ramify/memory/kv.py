@@ -51,11 +51,11 @@ class KVPool:
         for pool in self._stored:
             pool[:, targets_N] = pool[:, sources_N]
 
-    def wipe(self, pages: list[int], first: int) -> None:
-        """Zero the slots from `first` on of the first of `pages`, and all of the others."""
+    def wipe(self, page: int, first: int, others_N: Tensor) -> None:
+        """Zero the slots from `first` on of a page, and all of the others."""
         for pool in self._stored:
-            pool[:, pages[0], :, first:] = 0
-            pool[:, pages[1:]] = 0
+            pool[:, page, :, first:] = 0
+            pool.index_fill_(1, others_N, 0)
 
     @property
     def bytes(self) -> int:

@@ -132,7 +132,8 @@ class Runner:
         first, size = held.broken_from, self.slots.page_size
         for pool, pages in zip(self.pool.pools, held.pages, strict=False):
             if pages[first // size :]:
-                pool.wipe(pages[first // size :], first % size)
+                (others_N,) = self._staging.send(np.array(pages[first // size + 1 :], dtype=np.int64))
+                pool.wipe(pages[first // size], first % size, others_N)
 
     def _last(self, hidden_TD: Tensor, rows: Sequence[Row], batch: Batch, which: Sequence[int]) -> Tensor:
         """Hidden states of the last positions of some rows."""

@@ -17,7 +17,8 @@ class CudaCapturer:
     """
 
     def __init__(self, device: torch.device, sizes: Sequence[int]) -> None:
-        self.sizes, self._device = tuple(sizes), device
+        self.sizes: Sequence[int] = tuple(sizes)
+        self._device = device
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="ramify-capture", initializer=self._prepare)
 
     def _prepare(self) -> None:
