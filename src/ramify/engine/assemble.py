@@ -33,6 +33,7 @@ from ramify.grammar.style import FIXED, FLEXIBLE, Style
 from ramify.grammar.translate import check
 from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
 from ramify.schedule.budget import StepBudget
+from ramify.schedule.mode import ONE_MODE, TwoModes
 from ramify.schedule.policy import make_policy
 from ramify.schedule.scheduler import Observers, Scheduler
 from ramify.weights.ahead import fetch
@@ -72,6 +73,7 @@ def assemble(
         gates=[guides, *([] if registry is None else [registry])],
         guides=guides,
         adapters=registry,
+        modes=TwoModes() if resolved.invariance == "asked" else ONE_MODE,
         guided_ahead=1 if resolved.depth <= 1 else 0,
         max_queued=resolved.queue,
         conservativeness=schedule.schedule_conservativeness,
