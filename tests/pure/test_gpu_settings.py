@@ -231,7 +231,7 @@ def test_terms_of_the_plan() -> None:
     plan, bare = decide(LLAMA).memory, decide(LLAMA, disable_cuda_graph=True).memory
     assert plan.weights == pytest.approx(8.03e9 * 2, rel=0.01)
     assert plan.bytes_per_token == 128 * 1024
-    assert list(sizes(plan)) == ["activations", "attention", "logits", "graphs"]
+    assert list(sizes(plan)) == ["activations", "attention", "logits", "slots", "graphs"]
     assert sizes(plan)["activations"] == (8192 + 256) * (2 * 4096 + 3 * 14336 + 4096) * 2
     assert sizes(plan)["logits"] == 256 * 128256 * 14 + 256 * 128256 * 10
     assert plan.activations == sum(sizes(plan).values())
@@ -297,7 +297,7 @@ def test_running_out_shows_the_plan() -> None:
     error = out_of_memory(decide(LLAMA).memory, "the KV cache is allocated")
     assert "while the KV cache is allocated" in error.cause
     assert all(word in error.cause for word in ("logits", "graphs", "KV cache", "H200"))
-    assert len(list(table(decide(LLAMA).memory))) == 9
+    assert len(list(table(decide(LLAMA).memory))) == 10
 
 
 def test_explain_shows_the_split(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ class OnGpu:
             Peak("attention", _partials(sized), "partial results of queries whose keys are split"),
         ]
         if sized.model.encoder is None:
-            found.append(Peak("logits", *_logits(sized, element)))
+            found += [Peak("logits", *_logits(sized, element)), Peak("slots", *_slots(sized))]
         if sized.captured:
             shared = sized.captured[-1] * (each + sized.model.vocab * (element + FP32))
             how = f"{len(sized.captured)} captured steps: an estimate"
@@ -196,6 +196,12 @@ def _logits(sized: Sized, element: int) -> tuple[int, str]:
     rows, vocab = sized.rows, sized.model.vocab
     size = rows * vocab * (element + 3 * FP32) + SCORED * vocab * (element + 2 * FP32)
     return size, f"{rows:,} rows x {vocab:,} in {sized.dtype} and three times in float32; {SCORED} of prompts"
+
+
+def _slots(sized: Sized) -> tuple[int, str]:
+    """Tokens of all that can run, and the pages they stand in."""
+    pages = -(-sized.context // sized.page_size)
+    return sized.rows * (8 * sized.context + 4 * pages), f"tokens and pages of {sized.rows:,} requests of any length"
 
 
 def steps_up_to(most: int) -> tuple[int, ...]:

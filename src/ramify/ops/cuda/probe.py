@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,11 +32,13 @@ def ask(indices: list[int]) -> dict[str, Any]:
 
 
 def _triton() -> str | None:
+    """Which Triton there is; importing it would take a second more."""
     if find_spec("triton") is None:
         return None
-    import triton
-
-    return str(getattr(triton, "__version__", "of no known version"))
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "of no known version"
 
 
 def _look(index: int) -> dict[str, Any]:
