@@ -152,6 +152,7 @@ def test_defaults() -> None:
         ({"attention_backend": "torch_native"}, "cuda:0 computes"),
         ({"linear_backend": "packed"}, "a CPU's"),
         ({"linear_backend": "torch", "deterministic": True}, "not deterministic"),
+        ({"linear_backend": "torch", "quantization": "w8a8"}, "does not multiply"),
         ({"attention_backend": "reference", "deterministic": True}, "attention by reference"),
         ({"device": "cpu", "attention_backend": "triton"}, "the CPU computes, with cpu"),
         ({"device": "cpu", "linear_backend": "triton"}, "the CPU computes"),
@@ -175,6 +176,7 @@ def test_who_multiplies_and_who_may_ask_for_what() -> None:
     assert said(usual, "batch_invariance")[0] == "on request"
     assert (whole.linears, whole.invariance) == ("triton", "always")
     assert decide(linear_backend="triton").invariance == "always"
+    assert decide(quantization="int4").invariance == "always"
     assert reference.invariance == "no"
 
 

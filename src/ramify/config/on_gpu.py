@@ -12,6 +12,7 @@ from ramify.config.stored import ELEMENT_BYTES
 from ramify.config.target import SPELLINGS, Invariance
 from ramify.core.errors import StartupError
 
+OURS = ("w8a8", "int4")  # of these embedding and head are in int8, so that no linear is cuBLAS's
 BACKENDS = ("triton", "reference")  # of attention
 CONTEXT = GIB  # an estimate: CUDA's context, cuBLAS's workspaces, compiled kernels, what lies between tensors
 GRAPH = 16 * MIB  # an estimate: what the driver keeps of one captured step, beside the tensors that all share
@@ -74,10 +75,14 @@ class OnGpu:
         asked, wanted = settings.model.linear_backend, settings.model.deterministic
         if asked == "packed":
             raise StartupError(f"--linear-backend packed: that is a CPU's, and {self.device} computes")
+        if asked == "torch" and quantization in OURS:
+            raise StartupError(f"--linear-backend torch: torch does not multiply with {quantization} weights")
         if asked == "torch" and wanted:
             raise StartupError("--linear-backend torch: cuBLAS is not deterministic in this sense", "Leave one out.")
         if asked != "auto":
             return str(note("linear_backend", asked, note.asked("linear_backend")))
+        if quantization in OURS:
+            return str(note("linear_backend", "triton", f"all that {quantization} leaves is computed by our kernels"))
         if wanted:
             return str(note("linear_backend", "triton", "--deterministic: every sum over K has one order"))
         why = "cuBLAS; what the invariant kernels cost is not measured yet, and they become the default below 10 %"

@@ -261,7 +261,7 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
     pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
     if model.encoder is not None:
         assert pooler is not None, "an encoder has a head"
-        return EncoderRunner(built, pooler, platform.device)
+        return EncoderRunner(built, pooler, platform.device, platform.staging)
     resolved = _fitted(resolved, platform)
     kept = getattr(torch, resolved.kv_dtype)
     shared = model.latent.kv_rank if model.latent else None
@@ -276,9 +276,11 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
         if group == FULL or any(model.windowed)
     ]
     pool = KVCache(pools, groups, states)
-    count = len(pools) + (states is not None)
-    slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=count)
-    return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler, adapters)
+    nowhere = [*(each.nowhere for each in pools), *([] if states is None else [states.nowhere])]
+    sizes = (resolved.rows, resolved.context, resolved.page_size)
+    slots = Slots(*sizes, model.eos_ids, platform.device, platform.staging, nowhere)
+    steps = (platform.recorder, pooler, adapters, platform.capturer, platform.modes)
+    return Runner(built, pool, slots, attention, platform.kernels, *steps)
 
 
 def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype: torch.dtype) -> AdapterTable:
