@@ -4,12 +4,15 @@ whole, tokens that were trained alone, vocabularies that grew and shrank; beside
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+from encoders import save as save_with_head
 from harness import check_greedy, engine, relative_error, tokens_of
 from lora import Made, make_adapter, make_words
 from models import save
@@ -247,3 +250,37 @@ def test_an_engine_of_others_is_recorded(world: World) -> None:
         for name, recorded in (("whole embedding", False), ("whole head", True)):
             ask(served, [[5, 6, 7]], [name])
             assert ((1, True) in forward._recorded) is recorded, name
+
+
+@pytest.mark.parametrize("name", ["qwen2-classifies", "qwen3-ranks"])
+def test_classifiers(name: str, tmp_path: Path) -> None:
+    """PEFT trains the score of a classifier as a whole beside every adapter. Texts of several, of different lengths."""
+    base = save_with_head(name, tmp_path / "base")
+    made = {}
+    for number, rank in enumerate((2, 7)):
+        torch.manual_seed(number)
+        config = peft.LoraConfig(
+            task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "down_proj"]
+        )
+        model = peft.get_peft_model(copy.deepcopy(base), config)
+        for path, parameter in model.named_parameters():
+            if "lora_" in path or "modules_to_save" in path:
+                torch.nn.init.normal_(parameter, std=0.15)
+        model.save_pretrained(tmp_path / f"a{number}")
+        made[f"a{number}"] = model.eval()
+    texts = [tokens_of(random.Random(at), 5 + 9 * at, 200) for at in range(6)]
+    names = [None, "a0", "a1", "a1", "a0", None]
+    with ramify.Engine(
+        str(tmp_path / "base"),
+        lora_paths={each: str(tmp_path / each) for each in made},
+        skip_tokenizer_init=True,
+        threads=1,
+        dtype="float32",
+        chunked_prefill_size=16,
+    ) as served:
+        found = served.encode(input_ids=texts, lora_path=names)
+    for text, adapter, answer in zip(texts, names, found, strict=True):
+        model = base if adapter is None else made[adapter]
+        with torch.inference_mode():
+            expected = model(torch.tensor([text])).logits[0]
+        assert relative_error(torch.tensor(answer["embedding"]), expected) < 1e-4, adapter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from pathlib import Path
@@ -125,8 +124,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     ]
     prompts = texts * 5
     free: dict[str, Any] = {"temperature": 0, "max_new_tokens": 40, "ignore_eos": True}
-    schema = {"type": "object", "properties": {"room": {"enum": [7, 12, 31]}}, "required": ["room"]}
-    kinds = [free, {**free, "regex": "[a-c]{30,40}"}, {**free, "ignore_eos": False, "json_schema": json.dumps(schema)}]
+    kinds = [free, {**free, "regex": "[a-c]{30,40}"}, {**free, "ignore_eos": False, "regex": "Room (7|12|31), sir"}]
     params = [kinds[at % 3] for at in range(len(names))]
     settings: dict[str, Any] = {"dtype": "float32", "threads": 1, "lora_paths": paths}
     with ramify.Engine(
@@ -145,6 +143,6 @@ def test_everything_at_once(tmp_path: Path) -> None:
         if at % 3 == 1:
             assert re.fullmatch("[a-c]{30,40}", answer["text"])
         elif at % 3 == 2:
-            assert json.loads(answer["text"])["room"] in (7, 12, 31)
+            assert re.fullmatch("Room (7|12|31), sir", answer["text"])
         if COMPILED:
             assert answer["output_ids"] == answers[at]["output_ids"] == again[at]["output_ids"], names[at]

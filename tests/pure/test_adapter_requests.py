@@ -67,6 +67,22 @@ def loaded(registry: Registry, *names: str) -> list[Adapter]:
     return found
 
 
+def noted_ids(world: World) -> dict[str, int]:
+    """Of the adapter that each request comes with, and keeps, by the request. One may have ended within a step."""
+    ids: dict[str, int] = {}
+    assert world.adapters is not None
+    find = world.adapters.adapter
+
+    def noting(submit: Submit) -> OfRequest:
+        adapter = find(submit)
+        if isinstance(adapter, Adapter):
+            ids[submit.rid] = adapter.id
+        return adapter
+
+    world.adapters.adapter = noting  # type: ignore[method-assign]
+    return ids
+
+
 @pytest.mark.parametrize("policy", ["lru", "fifo"])
 @pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(4))
@@ -79,17 +95,7 @@ def test_every_request_has_its_own(seed: int, depth: int, policy: str, store: Fa
     made.append(registry)
     world = World(depth=depth, page_size=rnd.choice([1, 4]), pool=320, chunk=16, rows=6, adapters=registry)
     names = ["", *(f"a{number}" for number in range(6))]
-    ids: dict[str, int] = {}
-    find = registry.adapter
-
-    def found(submit: Submit) -> OfRequest:
-        """A request keeps the adapter that it came with."""
-        adapter = find(submit)
-        if isinstance(adapter, Adapter):
-            ids[submit.rid] = adapter.id
-        return adapter
-
-    registry.adapter = found  # type: ignore[method-assign]
+    ids = noted_ids(world)
     for name in names[1:]:
         loaded(registry, name)
     wanted = {}
@@ -102,8 +108,6 @@ def test_every_request_has_its_own(seed: int, depth: int, policy: str, store: Fa
         if rnd.random() < 0.1:
             world.send(Abort(rid))
             del wanted[rid]
-    while not (world.scheduler.is_idle and not world.loop.flying):
-        world.step()
     world.drain()
     assert not world.executor.damage
     refused = 0

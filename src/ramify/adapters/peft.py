@@ -41,7 +41,8 @@ TYPES = ("F32", "F16", "BF16")
 MAX_TENSORS = 1 << 20
 MAX_ADDED = 65536  # tokens
 MAX_TOKEN = 1024  # characters
-WHOLE = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "output_layer")
+SCORES = ("classifier", "score")  # PEFT names both where a model gives scores, which has one of them
+WHOLE = ("score", "embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "output_layer")
 PAIR = re.compile(r"(.+)\.lora_([AB])\.weight")
 EMBEDDING = re.compile(r"(.+)\.lora_embedding_([AB])")
 TOKENS = re.compile(r"(.+)\.token_adapter\.trainable_tokens_delta")
@@ -340,7 +341,8 @@ class _SortedOut:
                 ((there, key),) = sides.items()
                 raise _wrong(key, f"has no lora_{'B' if there == 'A' else 'A'} beside it")
         for wanted in self._config.modules_to_save or ():
-            if not any(f".{module}".endswith(f".{wanted}") for module in self.whole):
+            found = any(f".{module}".endswith(f".{wanted}") for module in self.whole)
+            if not found and not (wanted in SCORES and any(_last(module) in SCORES for module in self.whole)):
                 raise BadRequest(
                     f"{FILE}: modules_to_save names {wanted[:80]!r}, which is no embedding and no head that "
                     f"{WEIGHTS} has; others are not supported",

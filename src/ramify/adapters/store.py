@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ramify.adapters.own import Vocabulary, as_head
+from ramify.adapters.own import OwnRows, Vocabulary, as_head
 from ramify.adapters.peft import WEIGHTS, AdapterFile, Limits, Pair, Stack, read
 from ramify.adapters.registry import Read
 from ramify.adapters.table import AdapterTable, Fitted, Place, fitted_of
@@ -51,7 +51,7 @@ class Fitting:
 
     def fitted(self) -> Fitted:
         own = {words.module: words.own(self._dtype) for words in self._words.values()}
-        head = own.get(self._named("head"))
+        head = own.get(self._named("head")) or self._score()
         parts = [self._part(module, pair) for module, pair in self._file.tensors.items()]
         looked_up = [(self._place(module, pair), pair) for module, pair in self._file.embeddings.items()]
         rows = {place.layer: pair.down_RD.to(self._dtype).T.contiguous() for place, pair in looked_up}
@@ -77,7 +77,9 @@ class Fitting:
         for module in (*file.whole, *file.bases, *file.tokens):
             if module not in places and (module in file.whole or module in file.tokens):
                 raise self._refusal(module, "of which this model has none that adapters can replace")
-        found = {name: Vocabulary(file, name, self._table.vocab) for name in places}
+        found = {
+            name: Vocabulary(file, name, self._table.vocab) for name, place in places.items() if place.kind != "score"
+        }
         if self._table.is_tied:
             one, other = found.values()
             one.tie(other)
@@ -95,6 +97,28 @@ class Fitting:
             )
         return found
 
+    def _score(self) -> OwnRows | None:
+        """A classifier's last linear, trained as a whole."""
+        name = self._named("score")
+        weight_ED = self._file.whole.get(name)
+        if weight_ED is None:
+            return None
+        place = self._table.vocabulary[name]
+        if tuple(weight_ED.shape) != (place.outputs, place.inputs):
+            raise BadRequest(
+                f"{WEIGHTS}: {name} has the shape {list(weight_ED.shape)}, and in this model "
+                f"{[place.outputs, place.inputs]}: the adapter is of another model",
+                param="lora_path",
+                code="adapter_shape",
+            )
+        self._check_room(name)
+        return OwnRows(torch.arange(place.outputs), weight_ED.to(self._dtype).contiguous())
+
+    def _check_room(self, module: str) -> None:
+        word = target_of(module)
+        if word not in self._plan.whole:
+            raise self._refusal(module, f"as a whole, for which there is no room (--lora-whole-modules {word})")
+
     def _check_words(self, words: Vocabulary) -> None:
         for rows in (words.whole, words.base, None if words.tokens is None else words.tokens.rows_ND):
             if rows is not None and rows.shape[1] != self._table.hidden:
@@ -104,11 +128,8 @@ class Fitting:
                     param="lora_path",
                     code="adapter_shape",
                 )
-        if words.whole is not None and target_of(words.module) not in self._plan.whole:
-            raise self._refusal(
-                words.module,
-                f"as a whole, for which there is no room (--lora-whole-modules {target_of(words.module)})",
-            )
+        if words.whole is not None:
+            self._check_room(words.module)
         if words.added > self._plan.added:
             raise self._refusal(
                 words.module,

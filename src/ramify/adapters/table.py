@@ -128,7 +128,7 @@ class AdapterTable:
                 self._own_embedding = BehindOwnEmbedding(self._runs.own, self.vocab)
                 self._own_embedding.attach(model, place.layer)
             else:
-                self.is_tied = isinstance(model.get_submodule(place.layer), TiedHead)
+                self.is_tied = place.kind == "head" and isinstance(model.get_submodule(place.layer), TiedHead)
                 self._own_head = BehindOwnHead(self._runs.own, self.kernels)
                 self._own_head.attach(model, place.layer)
 
@@ -170,10 +170,10 @@ class AdapterTable:
     def can_record(self) -> bool:
         return not self._runs.own.of_embedding
 
-    def widths(self, adapters_S: Tensor) -> list[int] | None:
+    def widths(self, adapters: Sequence[int]) -> list[int] | None:
         if not self._vocabs:
             return None
-        return [self._vocabs.get(slot, self.vocab) for slot in adapters_S.tolist()]
+        return [self._vocabs.get(slot, self.vocab) for slot in adapters]
 
     @staticmethod
     def _having(runs_N3: Tensor | None, behind: BehindOwnEmbedding | BehindOwnHead | None) -> list[Run]:

@@ -25,8 +25,9 @@ HALVES = "halves"
 STACKS = {"gate_up": "gate_up_proj", "down": "down_proj"}  # what transformers calls the tensors of all experts
 STORED = ("_blocks", "_scales")  # ends of names of tensors that are quantized
 LM_HEAD = "lm_head"
+SCORE = "score"  # of a classifier, in the words of a checkpoint
 
-Kind = Literal["linear", "expert", "experts", "embedding", "head"]
+Kind = Literal["linear", "expert", "experts", "embedding", "head", "score"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,17 @@ class Site:
         return self.kind in ("embedding", "head")
 
     @property
+    def can_be_whole(self) -> bool:
+        return self.kind in ("embedding", "head", "score")
+
+    @property
     def tokens(self) -> int:
+        """Or labels."""
         return self.inputs if self.kind == "embedding" else self.outputs
 
     @property
     def width(self) -> int:
-        """Of a token's row."""
+        """Of the row of one of them."""
         return self.outputs if self.kind == "embedding" else self.inputs
 
 
@@ -90,6 +96,8 @@ def _kind(name: str, to: Destination) -> Kind | None:
         return None
     if to.arranged not in ("", TRANSPOSED):
         return None
+    if name == f"{SCORE}.weight":
+        return "score"
     layer = to.layer.removeprefix(BELOW_A_HEAD)
     if layer == EMBEDDING:
         return "embedding"

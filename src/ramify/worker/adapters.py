@@ -23,7 +23,7 @@ class Adapters(Protocol):
     def can_record(self) -> bool:
         """Whether what is computed next depends on the number of rows alone, and not on whose they are."""
 
-    def widths(self, adapters_S: Tensor) -> list[int] | None:
+    def widths(self, adapters: Sequence[int]) -> list[int] | None:
         """How many tokens the adapters in these slots have, and the model, for -1: so many logits of a row count. None:
         all have as many as the model.
         """
@@ -39,5 +39,5 @@ class NoAdapters:
     def can_record(self) -> bool:
         return True
 
-    def widths(self, adapters_S: Tensor) -> list[int] | None:
+    def widths(self, adapters: Sequence[int]) -> list[int] | None:
         return None
