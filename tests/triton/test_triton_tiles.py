@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_other_devices_have_the_usual_tiles(tmp_path: Path) -> None:
     assert tuned_tiles("one", table).of("linear", 7, 4096, 4000, 2) == Tile(128, 16, 64, 8, 4)
     assert tuned_tiles("one", table).of("linear", 17, 4096, 4096, 2) == tile_for(17, 2)
     assert tuned_tiles("two", table).of("linear", 7, 4096, 4096, 2) == tile_for(7, 2)
+
+
+def test_what_is_found_is_written_beside_what_was_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "gpu_check"))
+    tune = import_module("tune_part")
+    table = tmp_path / "tuned.json"
+    table.write_text("{}")
+    for device, name, outputs in (("one", "linear 2 16x64x64", 128), ("two", "int8 1 64x64x64", 64)):
+        tune.write(table, device, [{"linear": name, "tile": [outputs, int(name.split()[2][:2]), 4, 4]}])
+    tune.write(table, "one", [{"linear": "int4 2 16x64x64", "tile": [64, 16, 4, 5]}])
+    assert tuned_tiles("one", table).of("linear", 9, 64, 64, 2) == Tile(128, 16, 64, 4, 4)
+    assert tuned_tiles("one", table).of("int4", 9, 64, 64, 2) == Tile(64, 16, 64, 4, 5)
+    assert tuned_tiles("two", table).of("int8", 64, 64, 64, 1) == Tile(64, 64, 128, 4, 4)
 
 
 def test_what_is_no_candidate_is_refused() -> None:
