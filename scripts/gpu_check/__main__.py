@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-PARTS = ("kernels", "determinism", "decode", "prefill", "tune")
+PARTS = ("kernels", "determinism", "decode", "prefill", "serving", "peers", "tune")
 
 
 def main() -> int:
