@@ -61,5 +61,12 @@ class World:
             self.k, self.v = self.k.to(stored), self.v.to(stored)
         self.paged = Paged(starts, counts, [length for _, length in rows], self.tables)
 
+    def bounded(self, bounds: list[int]) -> None:
+        """The host knows bounds of the lengths only; tables are as wide as these."""
+        paged, pages = self.paged, -(-max(bounds) // self.k.shape[2])
+        tables = torch.full((len(bounds), pages), 0, dtype=torch.int32)
+        tables[:, : paged.tables.shape[1]] = paged.tables
+        self.paged = Paged(paged.starts, paged.counts, bounds, tables, torch.tensor(paged.lengths))
+
     def attend(self, backend: AttentionBackend, rule: Rule = PLAIN) -> Tensor:
         return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), rule)

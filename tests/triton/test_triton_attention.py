@@ -122,6 +122,34 @@ def test_a_lasting_step_takes_other_numbers() -> None:
         assert torch.equal(lasting, world.attend(attention))
 
 
+BOUNDED = [  # rows, upper bounds of their lengths, and whether some row is split
+    ([(1, 20), (1, 600)], [900, 700], True),
+    ([(3, 257), (1, 1)], [1300, 5], True),
+    ([(80, 130), (1, 200)], [700, 256], False),
+]
+
+
+@pytest.mark.parametrize("rule", [PLAIN, RULES["all"]], ids=["plain", "all"])
+@pytest.mark.parametrize(("rows", "bounds", "split"), BOUNDED)
+def test_bounds_of_lengths_change_no_bit(
+    rows: list[tuple[int, int]], bounds: list[int], split: bool, rule: Rule
+) -> None:
+    """A step is planned from them, and computed from the exact lengths."""
+    world = World(rows, 4, 2, 16, 16, torch.float32)
+    attention = backend(world)
+    exact = world.attend(attention, rule)
+    world.bounded(bounds)
+    bounded = attention.prepare(world.paged)
+    longest = attention.prepare(replace(world.paged, lengths_N=None))
+    assert torch.equal(bounded.items_I4, longest.items_I4)
+    assert (bounded.parts > 0) == split
+    assert torch.equal(attention.forward(world.q, world.k, world.v, bounded, rule), exact)
+    if max(count for count, _ in rows) == 1:
+        own = attention.lasting(longest, 128)
+        attention.refresh(own, bounded)
+        assert torch.equal(attention.forward(world.q, world.k, world.v, own, rule), exact)
+
+
 TILES = tiles_of(128, 128, 2)
 
 

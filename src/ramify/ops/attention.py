@@ -51,13 +51,17 @@ class Rule:
 @dataclass(frozen=True)
 class Paged:
     """One step's requests, as attention sees them. Row i has queries `starts[i]` to `starts[i] + counts[i]`, which
-    are the last `counts[i]` of its `lengths[i]` positions; position p stands in page `tables[i, p // page_size]`.
+    are the last `counts[i]` of its `lengths_N[i]` positions; position p stands in page `tables[i, p // page_size]`.
+
+    `lengths` are upper bounds of these, that the host knows without asking a device. On a CPU they are exact, as they
+    are wherever there are no `lengths_N`, which are int64 on the device.
     """
 
     starts: list[int]
     counts: list[int]
     lengths: list[int]
     tables: Tensor
+    lengths_N: Tensor | None = None
 
 
 def value_size(q_THC: Tensor, v_pool_PKSC: Tensor) -> int:

@@ -29,7 +29,7 @@ def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: Attentio
         pages_T = table[slot_T, positions_T // size].long()
         if pool.states is not None:
             pages_T.masked_fill_(positions_T < slots.read_until[slot_T], kept.nowhere)  # these are right as they are
-        paged = Paged(starts, counts, lengths, table[slots_N, : -(-max(lengths) // size)])
+        paged = Paged(starts, counts, lengths, table[slots_N, : -(-max(lengths) // size)], lengths_N + counts_N)
         places.append(Place(pages_T * size + positions_T % size, attention.prepare(paged)))
     return Batch(
         tokens_T=slots.tokens[slot_T, positions_T],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class ReferenceAttention:
         return []
 
     def prepare(self, paged: Paged) -> Paged:
-        return paged
+        return paged if paged.lengths_N is None else replace(paged, lengths=paged.lengths_N.tolist())
 
     def lasting(self, meta: Any, pages: int) -> None:
         return None

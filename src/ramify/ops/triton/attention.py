@@ -274,7 +274,7 @@ def combine(
 class Work:
     """One step, as the kernels want it. All int32, on the device.
 
-    `rows_R4` are START, COUNT, LENGTH, and the first of its partial results (AT), or -1 where it has none.
+    `rows_R4` are START, COUNT, the exact LENGTH, and the first of its partial results (AT), or -1 where it has none.
     `items_I4` are ROW, TILE, FIRST split and how MANY of them, 0 for none. `queries_S2` are the row and number of each
     query whose keys were split, -1 for none. `parts` are partial results: of one query, H heads x its splits.
     """
@@ -326,7 +326,8 @@ def tiles_of(size: int, value: int, element: int) -> Tiles:
 def plan(
     counts: NDArray[np.int64], lengths: NDArray[np.int64], heads: int, kv_heads: int, tiles: Tiles, room: int
 ) -> Planned:
-    """Who computes what. A row of one tile is split where it has more splits than its share of a full device, and where
+    """Who computes what, at most: `lengths` are upper bounds. Where a row is shorter its last items find no keys, and its
+    partial results stand closer. A row of one tile is split where it has more splits than its share of a full device, and where
     there is room for its partial results. Long items come first, so that none is begun when all others are done.
     """
     group = heads // kv_heads
@@ -383,6 +384,8 @@ class TritonAttention:
         queries = np.stack((np.repeat(apart, counts[apart]), _numbers(counts[apart])), axis=1)
         rows = np.stack((np.asarray(paged.starts), counts, lengths, planned.at_R), axis=1)
         rows_R4, items_I4, queries_S2 = self._sent(rows, planned.items_I4, queries)
+        if paged.lengths_N is not None:
+            rows_R4[:, LENGTH.value] = paged.lengths_N.to(self._device, non_blocking=True)
         tables = paged.tables.to(self._device, torch.int32, non_blocking=True).contiguous()
         return Work(rows_R4, items_I4, queries_S2, tables, planned.lines, planned.parts)
 
