@@ -207,6 +207,8 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
         window=any(model.windowed),
         softcap=model.softcapped,
         sinks=model.sinks,
+        chunks=model.chunk is not None,
+        stored=resolved.kv_dtype,
     )
     attention = platform.attention(resolved.attention, shape)
     kernels = platform.kernels
