@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-PARTS = ("kernels", "determinism", "decode", "prefill")
+PARTS = ("kernels", "determinism", "decode", "prefill", "serving", "peers")
 
 
 def main() -> int:

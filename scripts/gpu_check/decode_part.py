@@ -10,7 +10,7 @@ from served import PAGE, Served, Size
 from torch import Tensor
 
 from ramify.layers.batch import Batch, Place
-from ramify.ops.cuda.record import CudaRecorder
+from ramify.ops.cuda.record import CudaCapturer
 
 SIZES = {
     "8B": Size(4096, 32, 32, 8, 14336, 128256, torch.bfloat16),
@@ -49,7 +49,9 @@ def timed(served: Served, users: int, context: int, most: float) -> dict[str, ob
     read = weights + served.pool.bytes / served.slots * users * context
     found: dict[str, object] = {"eager ms": milliseconds(compute, served.device), "floor ms": read / most * 1e3}
     if served.device.type != "cpu":
-        _, recording = CudaRecorder(served.device).record(compute)
+        capturer = CudaCapturer(served.device, (users,))
+        recording = capturer.begin(compute).result()
+        capturer.close()
         took = milliseconds(recording, served.device)
         found |= {"captured ms": took, "of floor": read / most * 1e3 / took, "tokens/s": users / took * 1e3}
     return found

@@ -291,10 +291,10 @@ def test_a_plan_that_cannot_be_applied_corrupts_no_pages(folder: Path, page_size
         slots = engine._loop.executor.runner.slots  # type: ignore[attr-defined]
         opened = slots.open
 
-        def fragile(new: Any) -> None:
-            if 666 in new.tokens:
+        def fragile(some: Any) -> None:
+            if any(666 in new.tokens for new in some):
                 raise RuntimeError("cannot be opened")
-            opened(new)
+            opened(some)
 
         slots.open = fragile
         over, found = threading.Event(), {}

@@ -117,8 +117,8 @@ def test_pages_of_int8_are_copied_and_wiped_with_their_scales() -> None:
     for layer in range(2):
         for part in pool.layer(layer):
             part[1] = written
-    pool.copy([1], [5])
-    pool.wipe([1], 2)
+    pool.copy(torch.tensor([1]), torch.tensor([5]))
+    pool.wipe(1, 2, torch.tensor([], dtype=torch.int64))
     for layer in range(2):
         for part in pool.layer(layer):
             assert torch.equal(part[5], written)

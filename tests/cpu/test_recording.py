@@ -22,7 +22,7 @@ from ramify.ops.cpu.record import Arena, CpuRecorder, Functions
 from ramify.ops.recording import CannotRecordError
 from ramify.wire.plan import Grant, Opened, Plan, Row
 from ramify.worker.forward import Forward
-from ramify.worker.inputs import make_batch
+from ramify.worker.inputs import make_inputs
 from ramify.worker.runner import Runner
 
 pytestmark = pytest.mark.skipif(load() is None, reason="the kernels are not compiled in this installation")
@@ -78,7 +78,8 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def a_token_each(runner: Runner, slots: list[int]) -> Batch:
-    return make_batch([Row(slot, 1, 1, True) for slot in slots], runner.slots, runner.pool, runner.attention)
+    rows = [Row(slot, 1, 1, True) for slot in slots]
+    return make_inputs(rows, runner.slots, runner.pool, runner.attention).batch
 
 
 def test_what_is_made_again_has_the_bits_of_what_is_computed(runner: Runner, recorder: CpuRecorder) -> None:
@@ -121,7 +122,7 @@ def test_prompts_are_not_recorded(runner: Runner) -> None:
     forward = Forward(runner.model, runner.attention, recorder_of(runner), runner.slots.tables[0].shape[1])
     rows = [Row(0, 1, 3, True), Row(1, 1, 1, True)]
     with torch.inference_mode():
-        forward(make_batch(rows, runner.slots, runner.pool, runner.attention))
+        forward(make_inputs(rows, runner.slots, runner.pool, runner.attention).batch)
     assert forward._recorded == {}
 
 

@@ -14,12 +14,13 @@ from ramify.ops.cpu.library import load
 from ramify.ops.kernels import Kernels
 from ramify.ops.reference.random import philox, uniform
 from ramify.ops.reference.sample import draw
+from ramify.ops.staging import HostStaging
 from ramify.sampling import sampler
-from ramify.sampling.adjust import adjust
-from ramify.sampling.logprobs import score
+from ramify.sampling.adjust import Adjust, Drawn
+from ramify.sampling.logprobs import score, told
 from ramify.sampling.sampler import Sampled
-from ramify.sampling.state import SamplingState, Special
-from ramify.wire.plan import LogprobsWanted
+from ramify.sampling.state import SamplingState
+from ramify.wire.plan import LogprobsWanted, Opened
 
 VOCAB = 40
 DRAWS = 40_000
@@ -62,7 +63,17 @@ def kernels(request: pytest.FixtureRequest) -> None:
 
 
 def sample(logits: torch.Tensor, state: SamplingState, slots: torch.Tensor, positions: torch.Tensor) -> Sampled:
-    return sampler.sample(logits, state, slots, positions, Chosen.kernels)
+    draws = not state.drawing.isdisjoint(slots.tolist())
+    return sampler.sample(logits, state, slots, positions, draws, Chosen.kernels)
+
+
+def state_of(*params: SamplingParams, seed: int = 100, eos: tuple[int, ...] = (), prompt_len: int = 0) -> SamplingState:
+    """A slot for each, with seeds that count up."""
+    state = SamplingState(len(params), torch.device("cpu"), eos)
+    state.open(
+        [Opened(slot, 1, [], prompt_len, 0, each, seed + slot) for slot, each in enumerate(params)], HostStaging()
+    )
+    return state
 
 
 def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -76,8 +87,7 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
 
 def draws(logits: torch.Tensor, params: SamplingParams, count: int = DRAWS, seed: int = 7) -> torch.Tensor:
     """Tokens at `count` positions of one request that has the same logits everywhere."""
-    state = SamplingState(1, torch.device("cpu"), ())
-    state.open(0, params, seed, 0, 0)
+    state = state_of(params, seed=seed)
     found = []
     for first in range(0, count, 4000):
         positions = torch.arange(first, min(first + 4000, count))
@@ -151,7 +161,6 @@ def test_philox_gives_the_published_numbers() -> None:
 
 def test_a_row_does_not_see_its_neighbours(logits: torch.Tensor) -> None:
     """The same request gives the same token and log probability bits, alone and in any company."""
-    state = SamplingState(8, torch.device("cpu"), ())
     kinds = [
         {},
         {"temperature": 0},
@@ -162,8 +171,7 @@ def test_a_row_does_not_see_its_neighbours(logits: torch.Tensor) -> None:
         {"top_p": 0.9},
         {},
     ]
-    for slot, params in enumerate(kinds):
-        state.open(slot, SamplingParams(**params), 100 + slot, 0, 0)
+    state = state_of(*(SamplingParams(**params) for params in kinds))
     rows = torch.randn(8, VOCAB, generator=torch.Generator().manual_seed(1))
     positions = torch.arange(8) + 3
     together = sample(rows.clone(), state, torch.arange(8), positions)
@@ -174,7 +182,7 @@ def test_a_row_does_not_see_its_neighbours(logits: torch.Tensor) -> None:
 
 
 def test_nan_and_infinity_are_faults_of_their_row_alone(logits: torch.Tensor) -> None:
-    state = SamplingState(1, torch.device("cpu"), ())
+    state = state_of(SamplingParams())
     rows = torch.cat([logits, logits, logits])
     rows[1, 5] = float("nan")
     rows[2, 5] = float("inf")
@@ -191,9 +199,16 @@ def test_draw_never_takes_weight_zero() -> None:
 
 
 def adjusted(params: dict[str, Any], outputs: list[int], stop_ids: tuple[int, ...] = ()) -> torch.Tensor:
-    row = torch.linspace(-2, 2, VOCAB)
-    adjust(row, Special(SamplingParams(**params), 0, stop_ids), torch.tensor(outputs, dtype=torch.int64))
-    return row
+    """A ramp as logits, of a request with a prompt of two tokens; the two rows around it are left as they are."""
+    state = state_of(SamplingParams(), SamplingParams(**params), SamplingParams(), eos=stop_ids, prompt_len=2)
+    tokens = torch.tensor([[7] * 9, [8, 8, *outputs, *[9] * (7 - len(outputs))], [7] * 9])
+    logits = torch.linspace(-2, 2, VOCAB).repeat(3, 1)
+    ends = [4, 2 + len(outputs), 4]
+    drawn = Drawn([0, 1, 2], [4, 5 + len(outputs), 4], torch.arange(3), torch.tensor(ends))
+    Adjust(state, tokens, Chosen.kernels, HostStaging())(logits, drawn)
+    assert torch.equal(logits[0], logits[2])
+    assert torch.equal(logits[0], torch.linspace(-2, 2, VOCAB))
+    return logits[1]
 
 
 def test_penalties_by_their_formulas() -> None:
@@ -225,7 +240,8 @@ def test_logit_bias_and_minimum_length() -> None:
 def test_logprobs_by_the_formula() -> None:
     rows = torch.randn(5, VOCAB)
     tokens = torch.tensor([1, 2, 3, 4, 5])
-    found = score(rows, tokens, LogprobsWanted(0, 3, (7, 8)), 10)
+    wanted = LogprobsWanted(0, 3, (7, 8))
+    found = told(score(rows, tokens, wanted, Chosen.kernels, HostStaging()), wanted, 10)
     reference = rows.double() - rows.double().logsumexp(-1, keepdim=True)
     assert found.start == 10
     assert torch.allclose(torch.tensor(found.values).double(), reference[torch.arange(5), tokens], atol=1e-5)

@@ -10,9 +10,10 @@ from ramify.cli.serve import show
 from ramify.cli.settings import parse
 from ramify.config.adapters import Adaptable
 from ramify.config.machine import Machine
+from ramify.config.memory import MIB
 from ramify.config.model import parse_config
 from ramify.config.read import from_environment, from_yaml, overlay
-from ramify.config.resolve import MIB, Resolved, resolve
+from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
 from ramify.core.errors import StartupError
 from ramify.models.adapted import chosen, sites_of

@@ -80,7 +80,7 @@ def sample(name: str) -> object:
     special = {
         "load_format": "dummy", "model_impl": "native",
         "dtype": "float32", "device": "cpu", "attention_backend": "reference",
-        "linear_backend": "torch",
+        "linear_backend": "torch", "cuda_graph_bs": 7,
         "schedule_policy": "lpm", "log_level": "debug", "metrics_compat": "sglang", "host": "::1",
         "grammar_backend": "llguidance", "quantization": "w8a8", "kv_cache_dtype": "int8",
         "log_requests_level": 3, "log_requests_format": "json", "sampling_defaults": "openai",
@@ -220,9 +220,9 @@ def test_settings_of_sglang_outside_the_command_line(caplog: pytest.LogCaptureFi
             overlay(Settings(), {name: value}, "Engine")
         assert says in error.value.remedy
         assert overlay(Settings(), {name: None}, "Engine") == Settings()
-    assert overlay(Settings(), {"disable_cuda_graph": True, "max-prefill-tokens": 9}, "Engine") == Settings()
+    assert overlay(Settings(), {"enable_mixed_chunk": True, "max-prefill-tokens": 9}, "Engine") == Settings()
     assert [r.getMessage().split(":")[1].strip() for r in caplog.records] == [
-        "disable_cuda_graph is not needed", "max-prefill-tokens is not needed",
+        "enable_mixed_chunk is not needed", "max-prefill-tokens is not needed",
     ]  # fmt: skip
 
 
@@ -298,7 +298,6 @@ def test_command_lines_that_cannot_be_read(arguments: list[str], says: str, reme
 @pytest.mark.parametrize(
     ("setting", "value", "remedy"),
     [
-        ("device", "cuda", "the CPU computes"),
         ("attention-backend", "flashinfer", "torch_native"),
         ("schedule-policy", "hrrn", "fcfs"),
         ("log-level", "warn", "warning"),

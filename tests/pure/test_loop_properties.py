@@ -45,7 +45,8 @@ def play(world: World, seed: int, requests: int, pool_is_tight: bool) -> None:
         rid = f"r{number}"
         max_new = rnd.randrange(0, 40)
         wanted[rid] = (tokens, max_new)
-        world.send(submit(rid, tokens, max_new, priority=rnd.choice([0, 0, 0, 1, 2]), salt=rnd.choice(["", "", "x"])))
+        salt, invariant = rnd.choice(["", "", "x"]), rnd.random() < 0.3
+        world.send(submit(rid, tokens, max_new, priority=rnd.choice([0, 0, 0, 1, 2]), salt=salt, invariant=invariant))
         alive.append(rid)
         for _ in range(rnd.randrange(0, 6)):
             world.step()

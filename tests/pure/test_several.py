@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ramify.cli.settings import parse, parse_models
 from ramify.config.machine import Machine
 from ramify.config.model import parse_config
-from ramify.config.resolve import PROCESS_BYTES, Resolved
+from ramify.config.on_cpu import PROCESS_BYTES
+from ramify.config.resolve import Resolved
 from ramify.config.settings import Settings
 from ramify.config.several import from_word
 from ramify.config.share import Found, Need, divide, resolve_all, table
@@ -129,11 +130,14 @@ def test_models_given_in_too_many_ways(tmp_path: Path) -> None:
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def resolved(*each: dict, memory: float = 32 * GIB, share: float | None = None) -> tuple[Resolved, ...]:
+def of_settings(*each: dict) -> tuple[Settings, ...]:
     from ramify.config.several import of_file
 
-    asked = of_file(Settings(), list(each), "f")
-    found = [Found(settings, parse_config(CONFIG), Path("/m")) for settings in asked]
+    return of_file(Settings(), list(each), "f")
+
+
+def resolved(*each: dict, memory: float = 32 * GIB, share: float | None = None) -> tuple[Resolved, ...]:
+    found = [Found(settings, parse_config(CONFIG), Path("/m")) for settings in of_settings(*each)]
     return resolve_all(found, Machine(int(memory), 8, False), share)
 
 

@@ -16,6 +16,7 @@ from ramify.engine.loop import Loop
 from ramify.schedule.budget import StepBudget
 from ramify.schedule.drafter import Drafter
 from ramify.schedule.guide import Guides
+from ramify.schedule.mode import ONE_MODE, Modes
 from ramify.schedule.policy import make_policy
 from ramify.schedule.request import Request
 from ramify.schedule.scheduler import Scheduler
@@ -77,6 +78,7 @@ class World:
     beside: WindowShape | StateShape | None = None
     prove: bool = True
     whole: bool = False
+    modes: Modes = ONE_MODE
 
     def __post_init__(self) -> None:
         pages = self.pool // self.page_size
@@ -92,6 +94,7 @@ class World:
             drafter=self.drafter,
             guides=self.guides,
             adapters=self.adapters,
+            modes=self.modes,
             gates=[self.adapters] if self.adapters is not None else [],
             guided_ahead=1 if self.depth <= 1 else 0,
             max_queued=self.max_queued,

@@ -88,8 +88,8 @@ def choosing() -> None:
     KERNELS.uniform(rows, rows, rows, 0)
     KERNELS.log_probabilities(logits, rows)
     KERNELS.forbid(logits, rows, torch.zeros(2, 4748, dtype=torch.int32))
-    ends, numbers = torch.zeros(3, dtype=torch.int64), torch.zeros(2)
-    KERNELS.penalise(logits, rows, ends, torch.zeros(9, dtype=torch.int64), numbers, numbers, numbers, 9)
+    tokens, numbers = torch.zeros(3, 40, dtype=torch.int64), torch.zeros(2)
+    KERNELS.penalise(logits, rows, tokens, rows, rows, rows + 9, numbers, numbers, numbers, 9)
 
 
 def rows() -> None:

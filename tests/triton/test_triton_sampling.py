@@ -104,10 +104,11 @@ def test_forbid() -> None:
 
 def test_penalise() -> None:
     logits = torch.randn(4, 90, generator=torch.Generator().manual_seed(1))
-    outputs = torch.randint(0, 90, (200,), generator=torch.Generator().manual_seed(2))
-    offsets, rows = torch.tensor([0, 150, 150, 200]), torch.tensor([3, 0, 1])
+    tokens = torch.randint(0, 90, (5, 170), generator=torch.Generator().manual_seed(2))
+    places = [torch.tensor(values) for values in ([3, 0, 1], [4, 2, 0], [7, 30, 0], [157, 30, 50])]
     penalties = [torch.tensor(values) for values in ([0.5, 0.1, -0.2], [0.3, 0.0, 0.7], [1.0, 2.0, 1.3])]
     expected = logits.clone()
-    choose.penalise(expected, rows, offsets, outputs, *penalties, 150)
-    SAMPLING.penalise(logits, rows, offsets, outputs, *penalties, 150)
+    rows, slots, first, end = places
+    choose.penalise(expected, rows, tokens, slots, first, end, *penalties, 150)
+    SAMPLING.penalise(logits, rows, tokens, slots, first, end, *penalties, 150)
     assert torch.allclose(logits, expected, rtol=1e-6, atol=1e-6)

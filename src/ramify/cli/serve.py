@@ -8,7 +8,9 @@ import textwrap
 from collections.abc import Iterator
 
 from ramify.cli.settings import parse_models
-from ramify.config.resolve import Decision, Resolved
+from ramify.config.memory import lines
+from ramify.config.notes import Decision
+from ramify.config.resolve import Resolved
 from ramify.config.settings import names
 from ramify.config.share import table
 from ramify.core import log as logs
@@ -93,16 +95,10 @@ def _defaults(resolved: Resolved) -> list[str]:
 
 def _memory(resolved: Resolved) -> Iterator[tuple[str, float, str]]:
     """What, how many bytes, how."""
-    plan, model = resolved.memory, resolved.model
-    yield "available now", plan.available, "within this process's control group"
-    yield "may be used", plan.available * plan.share, f"{plan.share:.0%} of it"
-    yield "weights", plan.weights, f"{model.parameters / 1e6:,.1f} M parameters in {resolved.dtype}"
-    yield "activations", plan.activations, f"at most, for a step of {resolved.chunk} tokens"
-    if resolved.adapters is not None:
-        adapters = resolved.adapters
-        yield "adapters", plan.adapters, f"{adapters.loaded} of rank {adapters.rank}, of which {adapters.slots} compute"
-    each = plan.bytes_per_token / 1024
-    states = plan.state_slots * plan.state_bytes
-    yield "KV cache", plan.pool - states, f"{plan.pool_tokens:,} tokens of {each:,.1f} KiB, when full"
-    if states:
-        yield "states", states, f"{plan.state_slots:,} of {plan.state_bytes / 1024:,.1f} KiB, when all are used"
+    stored = (
+        resolved.dtype if resolved.quantization == "none" else f"{resolved.dtype}, linears in {resolved.quantization}"
+    )
+    weights = f"{resolved.model.parameters / 1e6:,.1f} M parameters in {stored}"
+    adapters = resolved.adapters
+    beside = f"{adapters.loaded} of rank {adapters.rank}, of which {adapters.slots} compute" if adapters else ""
+    return lines(resolved.memory, weights, beside)

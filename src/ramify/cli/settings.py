@@ -15,6 +15,7 @@ from ramify.config.several import from_word, of_file, of_words, values_of
 from ramify.core.errors import StartupError, UsageError
 
 CONFIG_FLAG = Flag("config", ("config",), "YAML file of settings; flags and environment win over it.", group="Settings")
+LISTS = (tuple[str, ...], tuple[int, ...])
 MODEL = ("MODEL", "Folder or hub id (org/model); the same as --model-path. Without it the bundled demo model.")
 SEVERAL = "ramify serve holds several models: --model [NAME=]PATH[:embedding] for each, or `models` in the file."
 ABOUT = """\
@@ -25,7 +26,7 @@ and RAMIFY_PAGE_SIZE here. `ramify explain` shows what a run would use, and why.
 def setting_flags() -> list[Flag]:
     """One for each setting, by room."""
     flags = [flag_of(room, each, room.__doc__ or "") for room in ROOMS.values() for each in dataclasses.fields(room)]
-    return [dataclasses.replace(flag, is_list=flag.kind == tuple[str, ...]) for flag in flags] + [CONFIG_FLAG]
+    return [dataclasses.replace(flag, is_list=flag.kind in LISTS) for flag in flags] + [CONFIG_FLAG]
 
 
 def parse(arguments: Sequence[str], prog: str, base: Settings | None = None) -> Settings:

@@ -11,7 +11,7 @@ NEEDLESS: dict[str, str] = {
     "enable-metrics": "metrics are always on, at /metrics",
     "sleep-on-idle": "an idle engine always sleeps",
     "skip-server-warmup": "there is no warm-up request",
-    "disable-cuda-graph": "there are no captured graphs on a CPU",
+    "disable-prefill-cuda-graph": "prompts are never captured",
     "enable-mixed-chunk": "prompt chunks and generating rows always share a step",
     "enable-priority-scheduling": "priorities always count; --schedule-policy priority preempts for them",
     "trust-request-chat-template": "templates in requests are refused either way",
@@ -19,7 +19,6 @@ NEEDLESS: dict[str, str] = {
     "disable-custom-all-reduce": "there is one device",
     "lora-strict-loading": "adapters that do not fit the model are always refused",
     "enable-lora-overlap-loading": "adapters are always read while others compute",
-    "enable-deterministic-inference": "bits do not depend on the batch where `explain` says batch_invariance: yes",
 }
 NEEDLESS_WITH_VALUE: dict[str, str] = {
     "watchdog-timeout": "a step that fails is retried request by request",
@@ -54,7 +53,7 @@ INSTEAD: dict[str, str] = {
     "moe": "There is no mixture-of-experts family in this version.",
     "deepep": "There is no mixture-of-experts family in this version.",
     "mamba": "States are kept in float32, by --max-mamba-cache-size and --mamba-track-interval.",
-    "cuda-graph": "GPUs are not in this version.",
+    "cuda-graph": "Decode steps are captured: --cuda-graph-max-bs, --cuda-graph-bs, --disable-cuda-graph.",
     "enable-torch-compile": "Nothing is compiled at run time.",
     "torch-compile": "Nothing is compiled at run time.",
     "enable-multimodal": "Text only in this version.",
@@ -66,17 +65,17 @@ INSTEAD: dict[str, str] = {
     "tool-server": "Tool servers are not in this version.",
     "enable-memory-saver": "Memory cannot be released while serving in this version.",
     "custom-weight-loader": "Weights come from safetensors.",
-    "base-gpu-id": "GPUs are not in this version.",
+    "base-gpu-id": "--device cuda:N.",
     "cpu-offload-gb": "Weights stay where they compute.",
     "enable-custom-logit-processor": "Code in requests is never run.",
 }
 # Values that SGLang's users bring to a setting that ramify has, and what to do instead.
-CUDA = "GPUs are not in this version: leave --device out, and the CPU computes."
-ON_GPU = "That one computes on GPUs: leave --attention-backend out, or say torch_native."
+OTHER = "NVIDIA's GPUs (--device cuda) and CPUs are in this version: leave --device out, and the CPU computes."
+NOT_HERE = "On a GPU that is triton, on a CPU cpu or torch_native: leave --attention-backend out."
 VALUES_INSTEAD: dict[str, dict[str, str]] = {
-    "device": dict.fromkeys(("cuda", "gpu", "xpu", "npu", "hpu", "musa", "mps", "rocm"), CUDA),
+    "device": {**dict.fromkeys(("xpu", "npu", "hpu", "musa", "mps", "rocm"), OTHER), "gpu": "Say cuda."},
     "attention_backend": dict.fromkeys(
-        ("flashinfer", "triton", "fa3", "fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha", "aiter"), ON_GPU
+        ("flashinfer", "fa3", "fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha", "aiter"), NOT_HERE
     ),
     "schedule_policy": {
         "hrrn": "Response ratios are not weighed: fcfs lets nobody wait for ever, lpm uses the cache best.",

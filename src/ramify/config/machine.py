@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from ramify.config.gpu import Gpu
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -17,6 +19,7 @@ class Machine:
     """`memory` is what is available now, in bytes, within the control group; `cores` may be used at once.
 
     `kernels` is the instruction set that the compiled kernels use here, None where the installation has none.
+    `gpus` are those that somebody wants to compute on.
     """
 
     memory: int
@@ -24,6 +27,7 @@ class Machine:
     bf16: bool  # multiplies bfloat16 in hardware
     name: str = "CPU"
     kernels: str | None = None
+    gpus: tuple[Gpu, ...] = ()
 
 
 def read_machine() -> Machine:

@@ -84,6 +84,17 @@ def parse_list(value: Any) -> tuple[str, ...]:
     return _some(tuple(map(str, made)))
 
 
+def parse_numbers(value: Any) -> tuple[int, ...]:
+    """Whole numbers, from a sequence, from JSON, or with white space between them."""
+    if isinstance(value, str):
+        value = value.translate(str.maketrans('[],"', "    ")).split()
+    entries = [value] if isinstance(value, int) else _exactly((list, tuple), value)
+    made = tuple(parse_int(each) if isinstance(each, str) else _whole(each) for each in entries)
+    if not made:
+        raise ValueError("is empty; is it taken from a variable that is not set?")
+    return made
+
+
 def _some(words: tuple[str, ...]) -> tuple[str, ...]:
     if not words or not all(word.strip() for word in words):
         raise ValueError("is empty; is it taken from a variable that is not set?")
@@ -128,6 +139,8 @@ def as_kind(kind: Any, value: Any) -> Any:
         return value
     if kind == tuple[str, ...]:
         return parse_list(value)
+    if kind == tuple[int, ...]:
+        return parse_numbers(value)
     if kind is bool:
         return parse_bool(value) if isinstance(value, str) else _exactly(bool, value)
     if kind is int:

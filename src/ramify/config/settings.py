@@ -87,12 +87,21 @@ class ModelSettings:
     chat_template: str | None = setting(
         None, "File with a jinja chat template, in place of the model's, or qwen3-reranker."
     )
-    device: Literal["auto", "cpu"] = setting("auto", "Where to compute.")
+    device: str = setting("auto", "Where to compute: cpu, cuda, or cuda:N. auto: the CPU.")
     threads: int | None = setting(
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
     )
-    attention_backend: Literal["auto", "cpu", "torch_native", "reference"] = setting("auto", "Who computes attention.")
-    linear_backend: Literal["auto", "packed", "torch"] = setting("auto", "Who multiplies with weights.")
+    attention_backend: Literal["auto", "cpu", "torch_native", "triton", "reference"] = setting(
+        "auto", "Who computes attention: cpu and torch_native on a CPU, triton on a GPU."
+    )
+    linear_backend: Literal["auto", "packed", "torch", "triton"] = setting(
+        "auto", "Who multiplies with weights: packed on a CPU; on a GPU torch (cuBLAS), or triton, which is invariant."
+    )
+    deterministic: bool = setting(
+        False,
+        "Numbers of a request never depend on what else is computed. So it is on a CPU; a GPU takes other linears.",
+        also=("enable-deterministic-inference",),
+    )
     random_seed: int = setting(0, "Seed of dummy weights and of the policy `random`.", within=Range(0, 2**63 - 1))
     weight_version: str = setting("default", "A label for these weights, shown in answers.")
     lazy: bool = setting(False, "Start the model's engine when the first request wants it.")
@@ -111,7 +120,7 @@ class CacheSettings:
     )
     mem_fraction_static: float | None = setting(
         None,
-        "Share of the memory that is free at start which weights and KV cache may take. Default: 0.7.",
+        "Share of the memory that is free at start which a model may take. Default: 0.7, on a GPU 0.9.",
         within=Range(0.0001, 1),
     )
     max_total_tokens: int | None = setting(
@@ -135,7 +144,9 @@ class ScheduleSettings:
     schedule_policy: Literal["fcfs", "lpm", "dfs-weight", "lof", "random", "priority"] = setting(
         "fcfs", "Order of the waiting queue, within a priority."
     )
-    max_running_requests: int | None = setting(None, "Requests computed together. Default: 32.", within=Range(1, 65536))
+    max_running_requests: int | None = setting(
+        None, "Requests computed together. Default: 32, on a GPU 256.", within=Range(1, 65536)
+    )
     max_queued_requests: int | None = setting(
         None, "Requests that may wait; more get 503. Default: 4096.", within=Range(1, MANY)
     )
@@ -150,6 +161,20 @@ class ScheduleSettings:
     )
     schedule_low_priority_values_first: bool = setting(False, "A lower priority value goes first.")
     disable_overlap_schedule: bool = setting(False, "Plan a step only when the one before is done.")
+    disable_cuda_graph: bool = setting(
+        False, "On a GPU: capture no steps as graphs.", also=("disable-decode-cuda-graph",)
+    )
+    cuda_graph_max_bs: int | None = setting(
+        None,
+        "On a GPU: most rows of a captured step. Default: --max-running-requests, 256 at most.",
+        also=("cuda-graph-max-bs-decode",),
+        within=Range(1, 65536),
+    )
+    cuda_graph_bs: tuple[int, ...] | None = setting(
+        None,
+        "On a GPU: numbers of rows to capture, like 1 2 4 8. Default: 1, 2, 4, then every eighth.",
+        also=("cuda-graph-bs-decode",),
+    )
 
 
 @dataclass(frozen=True)

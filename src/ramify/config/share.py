@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ramify.config.adapters import Adaptable
 from ramify.config.machine import Machine
+from ramify.config.memory import SMALLEST_POOL, Budget
 from ramify.config.model import ModelConfig
-from ramify.config.resolve import PROCESS_BYTES, SHARE, SMALLEST_POOL, Budget, Resolved, resolve
+from ramify.config.on_cpu import PROCESS_BYTES
+from ramify.config.resolve import Resolved, resolve, target_of
 from ramify.config.settings import Settings
 from ramify.config.several import is_own
 from ramify.core.errors import StartupError
@@ -41,11 +43,12 @@ class Need:
     most: int
     exact: bool = False
     adapters: int = 0
+    process: int = PROCESS_BYTES
 
     @property
     def fixed(self) -> int:
         """With a process around it."""
-        return self.weights + self.activations + self.adapters + PROCESS_BYTES
+        return self.weights + self.activations + self.adapters + self.process
 
     @property
     def must(self) -> int:
@@ -54,22 +57,27 @@ class Need:
 
 
 def resolve_all(found: Sequence[Found], machine: Machine, share: float | None) -> tuple[Resolved, ...]:
-    """All of them, each with its part of the `share` of the memory that may be used. Models that start later are
-    counted as well. Raises `StartupError` with the name of the first that does not fit.
+    """All of them, each with its part of the `share` of the memory of its device that may be used. Models that start
+    later are counted as well. Raises `StartupError` with the name of the first that does not fit.
     """
     alone = [_alone(each, machine) for each in found]
     _check_names(alone)
-    needs = [_need(each, machine) for each in alone]
-    parts = divide(needs, machine.memory, SHARE if share is None else share)
-    return tuple(
-        _named(each, resolved.served_name, machine, Budget(part, _reason(len(found), each.settings)))
-        for each, resolved, part in zip(found, alone, parts, strict=True)
-    )
+    made: dict[int, Resolved] = {}
+    for device in dict.fromkeys(each.device for each in alone):
+        there = [at for at, each in enumerate(alone) if each.device == device]
+        memory = target_of(alone[there[0]].settings, machine)
+        needs = [_need(alone[at], memory.memory) for at in there]
+        parts = divide(needs, memory.memory, memory.share if share is None else share)
+        for at, part in zip(there, parts, strict=True):
+            budget = Budget(part, _reason(len(there), device, found[at].settings))
+            made[at] = _named(found[at], alone[at].served_name, machine, budget)
+    return tuple(made[at] for at in range(len(found)))
 
 
 def _alone(found: Found, machine: Machine) -> Resolved:
     name = found.settings.model.served_model_name or found.settings.model.model_path or found.folder.name
-    return _named(found, name, replace(machine, memory=PLENTY), None)
+    gpus = tuple(replace(gpu, free=PLENTY) for gpu in machine.gpus)
+    return _named(found, name, replace(machine, memory=PLENTY, gpus=gpus), None)
 
 
 def _named(found: Found, name: str, machine: Machine, budget: Budget | None) -> Resolved:
@@ -89,19 +97,24 @@ def _check_names(models: Sequence[Resolved]) -> None:
         )
 
 
-def _reason(count: int, settings: Settings) -> str:
-    return "its own share" if is_own(settings, "mem_fraction_static") else f"its part of what {count} models may use"
+def _reason(count: int, device: str, settings: Settings) -> str:
+    if is_own(settings, "mem_fraction_static"):
+        return "its own share"
+    where = "" if device == "cpu" else f" of {device}"
+    return f"its part of what {count} models may use{where}" if count > 1 else f"all that may be used{where}"
 
 
-def _need(resolved: Resolved, machine: Machine) -> Need:
+def _need(resolved: Resolved, memory: int) -> Need:
     plan, cache = resolved.memory, resolved.settings.cache
     least = min(min(SMALLEST_POOL, resolved.context) * plan.bytes_per_token, plan.pool)
     exact = cache.max_total_tokens is not None
-    need = Need(resolved.served_name, plan.weights, plan.activations, least, plan.pool, exact, plan.adapters)
+    need = Need(
+        resolved.served_name, plan.weights, plan.activations, least, plan.pool, exact, plan.adapters, plan.process
+    )
     if not is_own(resolved.settings, "mem_fraction_static") or need.exact:
         return need
     assert cache.mem_fraction_static is not None
-    pool = int(machine.memory * cache.mem_fraction_static) - need.fixed
+    pool = int(memory * cache.mem_fraction_static) - need.fixed
     return replace(need, most=max(pool, need.least), exact=True)
 
 
@@ -134,7 +147,7 @@ def _check_fit(needs: Sequence[Need], memory: int, share: float) -> None:
             raise StartupError(
                 f"{need.name} does not fit: it needs {need.must / GIB:.2f} GiB (weights {need.weights / GIB:.2f}, "
                 f"activations {need.activations / GIB:.2f}, adapters {need.adapters / GIB:.2f}, its process "
-                f"{PROCESS_BYTES / GIB:.2f}, KV cache "
+                f"{need.process / GIB:.2f}, KV cache "
                 f"{'' if need.exact else 'at least '}{(need.must - need.fixed) / GIB:.2f}), and of the "
                 f"{memory / GIB:.2f} GiB available {share:.0%} may be used, of which the models before it leave "
                 f"{max(left, 0) / GIB:.2f}",
@@ -147,9 +160,8 @@ def table(models: Sequence[Resolved]) -> Iterator[str]:
     """Who has what: a line for each model, and one for all."""
     heads = ("model", "weights", "activations", "process", "adapters", "KV cache", "tokens", "together")
     rows = [_row(model) for model in models]
-    memory = models[0].memory.available
-    total = sum(_total(model) for model in models)
-    cells = [heads, *rows, ("all", *[""] * 6, f"{_mib(total)} of {_mib(memory)}")]
+    devices = dict.fromkeys(model.device for model in models)
+    cells = [heads, *rows, *(_sum(models, device, len(devices) > 1) for device in devices)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(heads))]
     for row in cells:
         first, *others = (
@@ -159,16 +171,17 @@ def table(models: Sequence[Resolved]) -> Iterator[str]:
         yield "  ".join([first, *others]).rstrip()
 
 
+def _sum(models: Sequence[Resolved], device: str, several: bool) -> tuple[str, ...]:
+    there = [model.memory for model in models if model.device == device]
+    total = sum(plan.total for plan in there)
+    return (f"all on {device}" if several else "all", *[""] * 6, f"{_mib(total)} of {_mib(there[0].available)}")
+
+
 def _row(model: Resolved) -> tuple[str, ...]:
     plan = model.memory
-    sizes = (_mib(size) for size in (plan.weights, plan.activations, PROCESS_BYTES, plan.adapters, plan.pool))
+    sizes = (_mib(size) for size in (plan.weights, plan.activations, plan.process, plan.adapters, plan.pool))
     lazy = " (lazy)" if model.settings.model.lazy else ""
-    return (model.served_name + lazy, *sizes, f"{plan.pool_tokens:,}", _mib(_total(model)))
-
-
-def _total(model: Resolved) -> int:
-    plan = model.memory
-    return plan.weights + plan.activations + plan.adapters + PROCESS_BYTES + plan.pool
+    return (model.served_name + lazy, *sizes, f"{plan.pool_tokens:,}", _mib(plan.total))
 
 
 def _mib(size: int) -> str:

@@ -32,6 +32,7 @@ HIDDEN_OFF = (
     "Please set `--enable-return-hidden-states` to enable this feature."
 )
 ADAPTERS_OFF = "This server has no adapters (lora_path). Start it with --enable-lora, or with --lora-paths NAME=FOLDER."
+NOT_INVARIANT = "Numbers depend on what else is computed here: `ramify explain` says why, under batch_invariance."
 
 SessionName = Annotated[str, Meta(min_length=1, max_length=MAX_RID)]
 
@@ -69,6 +70,7 @@ class Limits:
     scores: bool = True  # there is a model, whose log probabilities can be asked for
     head: Head | None = None  # of a model that gives vectors or scores and no tokens
     adapters: bool = False
+    invariant: bool = True  # numbers of a request can be its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,8 @@ class Ask:
     `marks` are special tokens that stay in the text, because whoever reads it needs them.
     `logprob_start` is the first prompt token to score, -1 for none, where `return_logprob` is set. `hidden` says of
     which positions the hidden states are wanted. With `vectors` the tokens are placeholders: see `engine.vectors`.
-    `adapter` is the name of one that is loaded; the engine refuses a name that it does not know.
+    `adapter` is the name of one that is loaded; the engine refuses a name that it does not know. `invariant`: its
+    numbers are to be its own, whatever else is computed.
     """
 
     tokens: Sequence[int]
@@ -102,6 +105,7 @@ class Ask:
     vectors: bytes = b""
     pooling: Pooling | None = None
     adapter: str = ""
+    invariant: bool = False
 
 
 def pooling_of(head: Head, second: int = -1, skip: int = 0) -> Pooling:
@@ -145,6 +149,8 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     check_task(limits.head, pools=ask.pooling is not None)
     if ask.adapter and not limits.adapters:
         raise BadRequest(ADAPTERS_OFF, param="lora_path", code="adapters_off")
+    if ask.invariant and not limits.invariant:
+        raise BadRequest(NOT_INVARIANT, param="deterministic", code="cannot_be_deterministic")
     if ask.pooling is not None:
         return [_pooled(ask, limits, origin)]
     max_new, may_shorten = _length(ask, len(ask.tokens), limits.context)
@@ -193,6 +199,7 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
             hidden=hidden,
             vectors=ask.vectors,
             adapter=ask.adapter,
+            invariant=ask.invariant,
         )
         for choice in range(ask.params.n)
     ]
@@ -236,6 +243,7 @@ def _pooled(ask: Ask, limits: Limits, origin: int) -> Submit:
         stride=0,
         pooling=ask.pooling,
         adapter=ask.adapter,
+        invariant=ask.invariant,
     )
 
 

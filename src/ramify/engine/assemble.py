@@ -15,6 +15,7 @@ from ramify.cache.state import StateShape
 from ramify.cache.unpaged import Unpaged
 from ramify.cache.window import WindowShape
 from ramify.config.adapters import AdapterPath, named_paths
+from ramify.config.memory import SMALLEST_POOL, fitted, gib, out_of_memory
 from ramify.config.quantized import quantized_of
 from ramify.config.resolve import Resolved
 from ramify.config.settings import GrammarSettings
@@ -33,6 +34,7 @@ from ramify.grammar.style import FIXED, FLEXIBLE, Style
 from ramify.grammar.translate import check
 from ramify.grammar.vocabulary import Vocabulary, vocabulary_of
 from ramify.schedule.budget import StepBudget
+from ramify.schedule.mode import ONE_MODE, TwoModes
 from ramify.schedule.policy import make_policy
 from ramify.schedule.scheduler import Observers, Scheduler
 from ramify.weights.ahead import fetch
@@ -62,6 +64,7 @@ def assemble(
     """A loop that is ready to run: weights loaded, pages allocated. `idle` is told when there is nothing to do."""
     guides = make_guides(resolved, channel)
     executor = make_executor(resolved, progress)
+    resolved = as_made(resolved, executor)
     schedule, registry = resolved.settings.schedule, make_registry(resolved, executor, channel)
     meter, sessions = EngineMeter(resolved), Sessions()
     scheduler = Scheduler(
@@ -72,6 +75,7 @@ def assemble(
         gates=[guides, *([] if registry is None else [registry])],
         guides=guides,
         adapters=registry,
+        modes=TwoModes() if resolved.invariance == "asked" else ONE_MODE,
         guided_ahead=1 if resolved.depth <= 1 else 0,
         max_queued=resolved.queue,
         conservativeness=schedule.schedule_conservativeness,
@@ -178,8 +182,43 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     return ThreadExecutor(make_runner(resolved, platform, progress), platform.prepare_thread)
 
 
+def as_made(resolved: Resolved, executor: ThreadExecutor | NullExecutor) -> Resolved:
+    """With the pages that there are: fewer than planned where the memory was gone."""
+    from ramify.worker.runner import Runner
+
+    if isinstance(executor, NullExecutor) or not isinstance(executor.runner, Runner):
+        return resolved
+    page = resolved.page_size
+    full, *window = [(pool.nowhere - 1) * page for pool in executor.runner.pool.pools]
+    memory = replace(resolved.memory, pool_tokens=full, window_tokens=window[0] if window else 0)
+    return replace(resolved, memory=memory)
+
+
 def make_runner(resolved: Resolved, platform: Platform, progress: Progress | None = None) -> Runner | EncoderRunner:
-    """The model with its weights, and the pages it writes to."""
+    """The model with its weights, and the pages it writes to; raises `StartupError` where they do not fit."""
+    import torch
+
+    try:
+        return _make_runner(resolved, platform, progress)
+    except torch.OutOfMemoryError:
+        raise out_of_memory(resolved.memory, "weights and KV cache are allocated") from None
+
+
+def _fitted(resolved: Resolved, platform: Platform) -> Resolved:
+    """The plan against what is free, now that everything but the pool is there."""
+    memory = resolved.memory
+    if not memory.at_once:
+        return resolved
+    free = platform.free_bytes()
+    found = fitted(memory, resolved.page_size, free, min(SMALLEST_POOL, resolved.context))
+    if found is not memory:
+        log.warning(
+            "the KV cache has %d tokens, of %d planned: %s are free", found.pool_tokens, memory.pool_tokens, gib(free)
+        )
+    return replace(resolved, memory=found)
+
+
+def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | None) -> Runner | EncoderRunner:
     import torch
 
     from ramify.layers.build import Build
@@ -224,7 +263,8 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
     pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
     if model.encoder is not None:
         assert pooler is not None, "an encoder has a head"
-        return EncoderRunner(built, pooler, platform.device)
+        return EncoderRunner(built, pooler, platform.device, platform.staging)
+    resolved = _fitted(resolved, platform)
     kept = getattr(torch, resolved.kv_dtype)
     shared = model.latent.kv_rank if model.latent else None
     beside = model.recurrent.layers if model.recurrent is not None else model.windowed
@@ -238,9 +278,11 @@ def make_runner(resolved: Resolved, platform: Platform, progress: Progress | Non
         if group == FULL or any(model.windowed)
     ]
     pool = KVCache(pools, groups, states)
-    count = len(pools) + (states is not None)
-    slots = Slots(resolved.rows, resolved.context, resolved.page_size, model.eos_ids, platform.device, groups=count)
-    return Runner(built, pool, slots, attention, platform.kernels, platform.recorder, pooler, adapters)
+    nowhere = [*(each.nowhere for each in pools), *([] if states is None else [states.nowhere])]
+    sizes = (resolved.rows, resolved.context, resolved.page_size)
+    slots = Slots(*sizes, model.eos_ids, platform.device, platform.staging, nowhere)
+    steps = (platform.recorder, pooler, adapters, platform.capturer, platform.modes)
+    return Runner(built, pool, slots, attention, platform.kernels, *steps)
 
 
 def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype: torch.dtype) -> AdapterTable:

@@ -10,9 +10,10 @@ from ramify.adapters.config import FILE, MAX_CONFIG, read_config
 from ramify.config import gguf
 from ramify.config.adapters import ALL, Adaptable, AdapterPath, named_paths
 from ramify.config.generation import read_sampling_defaults
+from ramify.config.gpu import index_of, probe
 from ramify.config.machine import Machine, read_machine
 from ramify.config.model import ModelConfig
-from ramify.config.resolve import Resolved, resolve
+from ramify.config.resolve import Resolved, device_of, resolve
 from ramify.config.settings import Settings
 from ramify.config.several import is_own
 from ramify.config.share import Found, resolve_all
@@ -31,7 +32,7 @@ def prepare(settings: Settings) -> Resolved:
     """
     found = find(settings)
     gguf.forget()
-    return resolve(found.settings, found.model, found.folder, machine_here(), found.adaptable)
+    return resolve(found.settings, found.model, found.folder, machine_here(settings), found.adaptable)
 
 
 def prepare_all(asked: Sequence[Settings]) -> tuple[Resolved, ...]:
@@ -41,11 +42,14 @@ def prepare_all(asked: Sequence[Settings]) -> tuple[Resolved, ...]:
     found = [find(settings) for settings in asked]
     gguf.forget()
     shares = [each.cache.mem_fraction_static for each in asked if not is_own(each, "mem_fraction_static")]
-    return resolve_all(found, machine_here(), next(iter(shares), None))
+    return resolve_all(found, machine_here(*asked), next(iter(shares), None))
 
 
-def machine_here() -> Machine:
-    return replace(read_machine(), kernels=instruction_set())
+def machine_here(*asked: Settings) -> Machine:
+    """This machine, and those of its GPUs that are asked for; only then is a GPU asked, which takes seconds."""
+    indices = {index_of(device_of(settings)) for settings in asked} - {None}
+    gpus = probe(tuple(sorted(index for index in indices if index is not None))) if indices else ()
+    return replace(read_machine(), kernels=instruction_set(), gpus=gpus)
 
 
 def find(settings: Settings) -> Found:

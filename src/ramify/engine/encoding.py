@@ -69,6 +69,7 @@ class TextEncoding:
         priority: Any = None,
         extra_key: Any = None,
         lora_path: Any = None,
+        deterministic: Any = None,
         **others: Any,
     ) -> list[dict[str, Any]]:
         refuse_others(others)
@@ -78,6 +79,7 @@ class TextEncoding:
             "priority": [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
             "salt": each(extra_key, count, "extra_key", key, ""),
             "adapter": each(lora_path, count, "lora_path", key, ""),
+            "invariant": each(deterministic, count, "deterministic", flag, False),
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

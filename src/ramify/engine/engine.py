@@ -129,11 +129,12 @@ class Engine:
         """Generate from text, token ids or `input_embeds` [tokens, hidden], one prompt or a list.
 
         `asked` are, by the names of `/generate`: return_logprob, logprob_start_len, top_logprobs_num,
-        token_ids_logprob, return_hidden_states, rid, extra_key, lora_path, priority (each one value, or a list with one
-        for every prompt) and return_text_in_logprobs; session_params ({id, rid, offset, replace, drop_previous_output})
-        make a prompt a turn of a session. Returns a dict like `/generate`'s for one prompt and a list of them for a
-        list or for `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises `UserError` where
-        a request is refused or fails. `progress` shows a bar on long work; None shows it on a terminal.
+        token_ids_logprob, return_hidden_states, rid, extra_key, lora_path, deterministic, priority (each one value, or
+        a list with one for every prompt) and return_text_in_logprobs; session_params ({id, rid, offset, replace,
+        drop_previous_output}) make a prompt a turn of a session. Returns a dict like `/generate`'s for one prompt and a
+        list of them for a list or for `n` above 1; with `stream`, an iterator of such dicts whose text grows. Raises
+        `UserError` where a request is refused or fails. `progress` shows a bar on long work; None shows it on a
+        terminal.
         """
         job = self._job(prompt, sampling_params, input_ids, stream, **asked)
         if stream:
@@ -176,6 +177,7 @@ class Engine:
         input_embeds: Any = None,
         session_params: Any = None,
         lora_path: Any = None,
+        deterministic: Any = None,
         return_text_in_logprobs: bool = False,
         **others: Any,
     ) -> Job:
@@ -200,6 +202,7 @@ class Engine:
             "token_ids_logprob": each_ids(token_ids_logprob, count, "token_ids_logprob"),
             "hidden": each(return_hidden_states, count, "return_hidden_states", hidden_of, "none"),
             "adapter": each(lora_path, count, "lora_path", key, ""),
+            "invariant": each(deterministic, count, "deterministic", flag, False),
             "salt": each(extra_key, count, "extra_key", key, ""),
             "priority": [priority_of(one, low_first) for one in per_prompt(priority, count, "priority")],
         }
@@ -293,7 +296,8 @@ class Engine:
 
         A pair of texts within a list is read as one, as cross-encoders do. `dimensions` cuts embeddings, `prompt_name`
         puts one of the model's own prompts before each text, `truncate` cuts what is too long instead of refusing it.
-        `asked` may hold rid, priority, extra_key and lora_path. Returns a dict like `/encode`'s, or a list of them.
+        `asked` may hold rid, priority, extra_key, lora_path and deterministic. Returns a dict like `/encode`'s, or a
+        list of them.
         """
         job = self._encoding.job(prompt, input_ids, dimensions, prompt_name, truncate, **asked)
         for _ in self._news(job):
@@ -429,6 +433,7 @@ def limits_of(resolved: Resolved) -> Limits:
         resolved.settings.model.load_format != "none",
         model.head,
         resolved.adapters is not None,
+        resolved.invariance != "no",
     )
 
 

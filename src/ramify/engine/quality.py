@@ -72,8 +72,8 @@ def log_probabilities(runner: Runner, tokens: list[int], step: int) -> Tensor:
     plan = Plan(step, [Row(0, step, len(tokens), False)], [new], grants, [], [])
     with torch.inference_mode():
         forwarded = runner.forward(plan)
-        assert forwarded.batch is not None
-        found = runner.model.logits(runner.model(forwarded.batch)).float().log_softmax(-1)
+        assert forwarded.inputs is not None
+        found = runner.model.logits(runner.model(forwarded.inputs.batch)).float().log_softmax(-1)
         runner.forward(Plan(step, [], [], [], [], [0]))
     return found
 

@@ -34,9 +34,9 @@ class Batch:
     """The rows of a step, one after another. T tokens, N rows.
 
     `tokens_T`, `positions_T` are what is computed. Row i stands at `starts[i]` with `counts[i]` tokens, after which its
-    request is `lengths[i]` long. `places` has an entry per group of layers that attend, `pool` is where K, V and states
-    are. `spans` are there where layers keep states, `runs_N3` where rows have adapters: a run for each row, empty
-    for one without, as `Kernels.lora` takes them.
+    request is at most `lengths[i]` long, on a CPU just so. `places` has an entry per group of layers that attend,
+    `pool` is where K, V and states are. `spans` are there where layers keep states, `runs_N3` where rows have adapters:
+    a run for each row, empty for one without, as `Kernels.lora` takes them.
     """
 
     tokens_T: Tensor

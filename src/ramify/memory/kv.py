@@ -46,16 +46,16 @@ class KVPool:
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         return self.k[index], self.v[index]
 
-    def copy(self, sources: list[int], targets: list[int]) -> None:
+    def copy(self, sources_N: Tensor, targets_N: Tensor) -> None:
         """Whole pages, over all layers."""
         for pool in self._stored:
-            pool[:, targets] = pool[:, sources]
+            pool[:, targets_N] = pool[:, sources_N]
 
-    def wipe(self, pages: list[int], first: int) -> None:
-        """Zero the slots from `first` on of the first of `pages`, and all of the others."""
+    def wipe(self, page: int, first: int, others_N: Tensor) -> None:
+        """Zero the slots from `first` on of a page, and all of the others."""
         for pool in self._stored:
-            pool[:, pages[0], :, first:] = 0
-            pool[:, pages[1:]] = 0
+            pool[:, page, :, first:] = 0
+            pool.index_fill_(1, others_N, 0)
 
     @property
     def bytes(self) -> int:
@@ -64,15 +64,17 @@ class KVPool:
 
 class StatePool:
     """The states of every layer that keeps one, `slots` of them; slot 0 is zeros: the state before the first token.
+    There is one slot more, `nowhere`, which nobody reads.
 
-    Of a layer there are the last inputs of its convolution [slots + 1, W - 1, E] in the type of the model, and matrices
-    [slots + 1, heads, ...] in fp32. A slot is read only where it was written for that request before, so nothing that
+    Of a layer there are the last inputs of its convolution [slots + 2, W - 1, E] in the type of the model, and matrices
+    [slots + 2, heads, ...] in fp32. A slot is read only where it was written for that request before, so nothing that
     went wrong reaches the next tenant.
     """
 
     def __init__(self, layers: int, slots: int, shape: Recurrent, dtype: torch.dtype, device: torch.device) -> None:
-        self.conv = torch.zeros(layers, slots + 1, shape.conv - 1, shape.channels, dtype=dtype, device=device)
-        self.matrices = torch.zeros(layers, slots + 1, shape.heads, *shape.matrix, device=device)
+        self.conv = torch.zeros(layers, slots + 2, shape.conv - 1, shape.channels, dtype=dtype, device=device)
+        self.matrices = torch.zeros(layers, slots + 2, shape.heads, *shape.matrix, device=device)
+        self.nowhere = slots + 1
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         return self.conv[index], self.matrices[index]

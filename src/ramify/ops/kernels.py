@@ -71,8 +71,8 @@ class Kernels:
     log_probabilities(logits_NV, tokens_N) -> logp_N: of one token of each row, in fp32
     forbid(logits_RV, rows_M, words_MW): minus infinity, in place, to the tokens of row rows[m] whose bit in words[m],
         int32, is not set (`wire.masks`)
-    penalise(logits_RV, rows_M, offsets_M, outputs_T, frequency_M, presence_M, repetition_M, longest): in place, fp32,
-        by the tokens outputs[offsets[m] : offsets[m + 1]] that row rows[m] has generated, `longest` at most
+    penalise(logits_RV, rows_M, tokens_SC, slots_M, first_M, end_M, frequency_M, presence_M, repetition_M, longest): in
+        place, fp32, by the tokens tokens[slots[m], first[m] : end[m]] that row rows[m] has generated, `longest` at most
     layer_norm(x_TD, weight_D, bias_D | None, eps) -> y_TD
     add_layer_norm(x_TD, residual_TD, weight_D, bias_D | None, eps) -> (normed_TD, sum_TD)
     rotate_qk(qkv_TE, heads, cos_TR, sin_TR) -> qkv_TE: q and k of a fused projection rotated; may write in place

@@ -18,18 +18,23 @@ from ramify.ops.cpu.paged import PagedAttention
 from ramify.ops.cpu.record import CpuRecorder, Functions
 from ramify.ops.cpu.sdpa import SdpaAttention
 from ramify.ops.kernels import Kernels
-from ramify.ops.recording import Recorder
+from ramify.ops.modes import Modes, OneMode
+from ramify.ops.recording import Capturer, Recorder
 from ramify.ops.reference.attention import ReferenceAttention
+from ramify.ops.staging import HostStaging, Staging
 
 log = logging.getLogger(__name__)
 
 
 class Platform(Protocol):
-    """One kind of device. A GPU adds streams, events and captured graphs; on a CPU there is nothing to wait for."""
+    """One kind of device. A GPU works behind the host; on a CPU there is nothing to wait for."""
 
     device: torch.device
     kernels: Kernels
-    recorder: Recorder | None  # None: every step is computed kernel by kernel
+    staging: Staging
+    modes: Modes
+    recorder: Recorder | None  # without it and the next, every step is computed kernel by kernel
+    capturer: Capturer | None
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         """The backend of that name; raises `StartupError` with its reasons if it cannot serve the shape."""
@@ -48,6 +53,9 @@ class CpuPlatform:
 
     def __init__(self, threads: int, dtype: str, linears: str = "packed") -> None:
         self.device = torch.device("cpu")
+        self.staging: Staging = HostStaging()
+        self.modes: Modes = OneMode()
+        self.capturer: Capturer | None = None
         self._library = library.load()
         self._compiled = self._library is not None and getattr(torch, dtype) in TYPES
         self.functions = Functions(self._library) if self._library is not None else None

@@ -1,8 +1,9 @@
-"""The seam for steps that differ from earlier ones in their numbers only: recorded once, and made again as one call."""
+"""The seams for steps that differ from earlier ones in their numbers only: recorded once, made again as one call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from torch import Tensor
@@ -19,10 +20,26 @@ class Recording(Protocol):
 
 
 class Recorder(Protocol):
-    """Of a platform."""
+    """Of a platform on which to record is to compute: a step of any size, when it comes for the first time."""
 
     def record(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Recording]:
         """Run `compute` once: its result, which stands where that of the recording will, and what it did.
 
         Raises `CannotRecordError`; nothing is kept then.
         """
+
+
+class Capturer(Protocol):
+    """Of a platform on which to record takes long and computes nothing: it is done beside the steps, for a few numbers
+    of rows, `sizes`, ascending.
+    """
+
+    sizes: Sequence[int]
+
+    def begin(self, compute: Callable[[], Tensor]) -> Future[Recording]:
+        """Run `compute` on a thread of its own. Its kernels ran before, on this one. What recordings give stands until
+        the next is made again. The future may raise `CannotRecordError`.
+        """
+
+    def close(self) -> None:
+        """Nothing is recorded after this."""

@@ -26,11 +26,15 @@ class Sampled:
         return self.logits_RV[rows] / self.temperature_R[rows, None]
 
 
-def sample(logits_RV: Tensor, state: SamplingState, slots_R: Tensor, positions_R: Tensor, kernels: Kernels) -> Sampled:
-    """Draw a token for each row of fp32 logits; `positions_R` is where in its request the token will stand."""
+def sample(
+    logits_RV: Tensor, state: SamplingState, slots_R: Tensor, positions_R: Tensor, draws: bool, kernels: Kernels
+) -> Sampled:
+    """A token for each row of fp32 logits; `positions_R` is where in its request it will stand. Without `draws` all of
+    these slots are greedy.
+    """
     temperature_R, greedy_R = state.temperature[slots_R], state.greedy[slots_R]
     random_R = torch.zeros(len(slots_R), dtype=torch.float64, device=logits_RV.device)
-    if not bool(greedy_R.all()):
+    if draws:
         random_R = kernels.uniform(state.seed[slots_R], state.choice[slots_R], positions_R, TOKEN)
     tokens_R, broken_R = kernels.sample(
         logits_RV,

@@ -17,6 +17,7 @@ from ramify.cache.tree import pack
 from ramify.core.finish import Finish
 from ramify.schedule.adapter import BARE, Adapter
 from ramify.schedule.guide import FREE, Guide
+from ramify.schedule.mode import ONE_MODE, Modes
 from ramify.wire.messages import Reply, Submit, Times
 from ramify.wire.result import HiddenStates, TokenLogprobs, join
 
@@ -49,6 +50,7 @@ class Request:
         "hidden",
         "hidden_from",
         "id",
+        "invariant",
         "jumped",
         "last_step",
         "lease",
@@ -97,13 +99,15 @@ class Request:
         lot: float,
         guide: Guide = FREE,
         adapter: Adapter = BARE,
+        modes: Modes = ONE_MODE,
     ) -> None:
         self.id = submit.rid
         self.origin = submit.origin
         self.params = submit.params
         self.priority = submit.priority
         self.adapter = adapter
-        self.salt = adapter.salted(submit.salt)
+        self.invariant = modes.asked(submit)
+        self.salt = modes.salted(adapter.salted(submit.salt), self.invariant)
         self.seed = submit.seed
         self.choice = submit.choice
         self.stride = submit.stride

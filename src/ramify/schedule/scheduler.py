@@ -26,6 +26,7 @@ from ramify.schedule.budget import Reserve, StepBudget
 from ramify.schedule.drafter import Drafter, NoDrafter
 from ramify.schedule.gate import FollowTheLeader, Gate, Refuse, Wait
 from ramify.schedule.guide import FREE, Guided, Guides, NoGuides
+from ramify.schedule.mode import ONE_MODE, Modes
 from ramify.schedule.policy import Fcfs, Policy
 from ramify.schedule.request import Request, Status
 from ramify.wire.messages import Reply, Submit
@@ -122,6 +123,7 @@ class Scheduler:
         drafter: Drafter | None = None,
         guides: Guides | None = None,
         adapters: Adapters | None = None,
+        modes: Modes = ONE_MODE,
         guided_ahead: int = 1,
         max_queued: int | None = None,
         conservativeness: float = 1.0,
@@ -138,6 +140,7 @@ class Scheduler:
         self.drafter = drafter or NoDrafter()
         self.guides = guides or NoGuides()
         self.adapters = adapters or NoAdapters()
+        self.modes = modes
         self.guided_ahead = guided_ahead  # steps that a guided request may have in flight when it is planned
         self.max_queued = max_queued
         self.preempt_above = preempt_above
@@ -194,6 +197,7 @@ class Scheduler:
             lot=self._lots.random(),
             guide=self.guides.guide(submit),
             adapter=self.adapters.adapter(submit),
+            modes=self.modes,
         )
         self._arrivals += 1
         self.requests[request.id] = request
@@ -285,8 +289,8 @@ class Scheduler:
         self.step = draft.step
         self.counts.steps += 1
         closed, self._closed = self._closed, []
-        moved = self.adapters.moved()
-        return Plan(draft.step, draft.rows, draft.opened, draft.grants, draft.copies, closed, moved)
+        moved, invariant = self.adapters.moved(), self.modes.of_step(self._slots[row.slot] for row in draft.rows)
+        return Plan(draft.step, draft.rows, draft.opened, draft.grants, draft.copies, closed, moved, invariant)
 
     def _continue(self, draft: _Draft) -> None:
         """Rows for what runs, in order of precedence, so that only requests behind can be preempted for those ahead.
@@ -544,6 +548,7 @@ class Scheduler:
                 request.pooling,
                 lease.read_until,
                 adapter,
+                request.invariant,
             )
         )
         self._note_admission(request)

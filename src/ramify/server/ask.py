@@ -71,18 +71,24 @@ class Routed(Protocol):
     extra_key: Any
     cache_salt: Any
     lora_path: Any
+    deterministic: bool
 
 
 def routes_of(state: State, asked: Routed, count: int, model: str = "") -> list[dict[str, Any]]:
-    """Of each of `count` prompts, where it stands in the queue, whose prefixes it shares and with which adapter it is
-    computed, which the name of the `model` may say.
+    """Of each of `count` prompts, where it stands in the queue, whose prefixes it shares, with which adapter it is
+    computed, which the name of the `model` may say, and whether its numbers are to be its own.
     """
     low_first = state.resolved.settings.schedule.schedule_low_priority_values_first
     priorities = per_item(asked.priority, count, "priority")
     keys, salts = per_item(asked.extra_key, count, "extra_key"), per_item(asked.cache_salt, count, "cache_salt")
     adapters = adapters_of(state.adapter_in(model), asked.lora_path, count)
     return [
-        {"priority": check_priority(wanted, low_first), "salt": salt_of(key, salt), "adapter": adapter}
+        {
+            "priority": check_priority(wanted, low_first),
+            "salt": salt_of(key, salt),
+            "adapter": adapter,
+            "invariant": asked.deterministic,
+        }
         for wanted, key, salt, adapter in zip(priorities, keys, salts, adapters, strict=True)
     ]
 

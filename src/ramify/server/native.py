@@ -55,6 +55,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     extra_key: str | list[str | None] | None = None
     cache_salt: str | list[str | None] | None = None
     lora_path: str | list[str | None] | None = None
+    deterministic: bool = False
     session_params: SessionParams | list[SessionParams] | None = None
     no_logs: bool = False
     require_reasoning: bool = False

@@ -34,6 +34,7 @@ class PoolingFields(msgspec.Struct, kw_only=True):
     extra_key: str | list[str | None] | None = None
     cache_salt: str | list[str | None] | None = None
     lora_path: str | list[str | None] | None = None
+    deterministic: bool = False
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=BILLION)] | None = None
 
 

@@ -32,7 +32,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     `notes` are byte strings of feature rooms, by name; each is written and read in its room only. With `vectors` the
     model reads these and not the tokens, which only hold their places: [prompt, hidden], float32, little-endian. With
     `pooling` nothing is generated, and the last reply has what the model's head gives. `adapter` names the adapter that
-    computes it beside the model's own weights; empty: none does.
+    computes it beside the model's own weights; empty: none does. `invariant` asks for numbers that do not depend on
+    what else is computed; where they never do, it changes nothing.
     """
 
     rid: str
@@ -54,6 +55,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=True):
     vectors: bytes = b""
     pooling: Pooling | None = None
     adapter: str = ""
+    invariant: bool = False
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -51,6 +51,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     positions from `hidden_from` on; -1: of none. `vectors` are read in place of the prompt's tokens, as in `Submit`.
     Where layers keep states, `start` may lie before `read_until`: full pages below that are others' and hold what they
     should, so nothing is written there. `adapter` is the slot in which its adapter stands; -1: it has none.
+    `invariant`: every step that holds a row of it is, and its pages come from no other.
     """
 
     slot: int
@@ -67,6 +68,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     pooling: Pooling | None = None
     read_until: int = 0
     adapter: int = -1
+    invariant: bool = False
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -113,7 +115,11 @@ class Moved(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Plan(msgspec.Struct, frozen=True, array_like=True):
-    """One step. Order of effects: `closed`, `moved`, `opened`, `grants`, `copies`, then `rows`, whose writes end it."""
+    """One step. Order of effects: `closed`, `moved`, `opened`, `grants`, `copies`, then `rows`, whose writes end it.
+
+    `invariant`: all of it is computed with the kernels whose numbers do not depend on the batch, where the platform has
+    two sets of them (see `schedule.mode`).
+    """
 
     step: int
     rows: list[Row]
@@ -122,6 +128,7 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
     copies: list[PageCopy]
     closed: list[int]
     moved: list[Moved] = []
+    invariant: bool = False
 
     @property
     def tokens(self) -> int:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from ramify.layers.passages import Passages, make_passages
+from ramify.ops.staging import Staging
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
-from ramify.wire.result import StepResult
-from ramify.worker.pooling import Pooler, as_bytes, not_finite
-
-NOT_FINITE = "the model produced NaN or infinite numbers for this request"
+from ramify.worker.answer import Answer, Left, News
+from ramify.worker.pooling import Pooler
 
 
 class EncoderModel(Protocol):
@@ -34,8 +33,9 @@ class Encoded:
 class EncoderRunner:
     """Owns the texts of the step; one thread runs it, in the order of the plans."""
 
-    def __init__(self, model: EncoderModel, pooler: Pooler, device: torch.device) -> None:
+    def __init__(self, model: EncoderModel, pooler: Pooler, device: torch.device, staging: Staging) -> None:
         self.model = model
+        self._staging = staging
         self._pooler = pooler
         self._device = device
         self._texts: dict[int, tuple[Tensor, int]] = {}  # by slot, with where the second of a pair begins
@@ -64,10 +64,9 @@ class EncoderRunner:
             self._texts.pop(slot, None)
             self._pooler.close(slot)
 
-    def sample(self, encoded: Encoded, masks: Masks | None = None) -> StepResult:
+    def sample(self, encoded: Encoded, masks: Masks | None = None) -> Answer:
         """Nothing is sampled."""
-        plan = encoded.plan
-        faults = dict.fromkeys(not_finite(encoded.pooled), NOT_FINITE)
-        tokens: list[list[int]] = [[] for _ in plan.rows]
-        tickets = [copy.ticket for copy in plan.copies]
-        return StepResult(plan.step, tokens, {}, tickets, faults, {}, as_bytes(encoded.pooled))
+        return Answer(encoded.plan, Left(pooled=encoded.pooled), self._staging)
+
+    def learn(self, news: News) -> None:
+        """Nothing hangs on a text once it is read."""

@@ -11,6 +11,7 @@ import torch
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
+from ramify.worker.answer import Answer, News
 from ramify.worker.profile import StepProfiler
 
 
@@ -20,7 +21,10 @@ class StepRunner(Protocol):
     def forward(self, plan: Plan) -> Any:
         """All but the sampling; what it returns is for `sample`."""
 
-    def sample(self, forwarded: Any, masks: Masks | None = None) -> StepResult: ...
+    def sample(self, forwarded: Any, masks: Masks | None = None) -> Answer: ...
+
+    def learn(self, news: News) -> None:
+        """What turned out when an answer was there."""
 
     def always(self, plan: Plan) -> None:
         """Only what a plan does whatever becomes of the rest of it."""
@@ -31,11 +35,15 @@ class StepSkippedError(Exception):
 
 
 class ThreadPending:
-    def __init__(self, future: Future[StepResult]) -> None:
-        self._future = future
+    def __init__(self, future: Future[Answer], learn: Callable[[News], object]) -> None:
+        self._future, self._learn = future, learn
 
     def wait(self) -> StepResult:
-        return self._future.result()
+        """Whatever is launched after this knows the news."""
+        result, news = self._future.result().wait()
+        if news:
+            self._learn(news)
+        return result
 
 
 class ThreadExecutor:
@@ -49,7 +57,7 @@ class ThreadExecutor:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ramify-steps", initializer=prepare)
         self.profiler = StepProfiler(self._pool.submit)
         self._launched: dict[int, Future[Any]] = {}
-        self._waiting: list[Future[StepResult]] = []
+        self._waiting: list[Future[Answer]] = []
         self._failed = False  # a forward pass raised, and nobody has drained since
 
     def launch(self, plan: Plan) -> None:
@@ -60,7 +68,7 @@ class ThreadExecutor:
         future = self._pool.submit(self._sample, forwarded, masks)
         self._waiting = [other for other in self._waiting if not other.done()]
         self._waiting.append(future)
-        return ThreadPending(future)
+        return ThreadPending(future, lambda news: self._pool.submit(self.runner.learn, news))
 
     def in_turn(self, work: Callable[[], None]) -> Future[None]:
         """Done on the thread of the steps, after what was launched."""
@@ -92,8 +100,8 @@ class ThreadExecutor:
                 self._failed = True
                 raise
 
-    def _sample(self, forwarded: Future[Any], masks: Masks | None) -> StepResult:
+    def _sample(self, forwarded: Future[Any], masks: Masks | None) -> Answer:
         with torch.inference_mode(), self.profiler.sample():
-            result = self.runner.sample(forwarded.result(), masks)
+            answer = self.runner.sample(forwarded.result(), masks)
         self.profiler.stepped()
-        return result
+        return answer

@@ -5,7 +5,8 @@ each output token from what it reads THROUGH the page tables: a page used too ea
 gives another token, and is noted in `damage`. With a second group of pages for windows, those are read within their
 window too, and what stands there has to be the same; with one for states, a step folds its tokens into the state that
 it reads there, and that has to be of all tokens before. What is written tells which adapter stood in the request's slot
-of adapters: another than its own, or a prefix that another computed, gives other tokens. Steps run late, when their
+of adapters: another than its own, or a prefix that another computed, gives other tokens. Of everything it remembers
+whether an invariant step wrote it, and what a request that is invariant reads has to be. Steps run late, when their
 result is waited for, so that whatever the scheduler does between launch and result meets them.
 """
 
@@ -17,13 +18,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from ramify.cache.ledger import BESIDE
+from ramify.cache.ledger import BESIDE, FULL
 from ramify.cache.state import StateShape
 from ramify.cache.window import WindowShape
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Opened, Plan, Row
 from ramify.wire.result import HiddenStates, RowLogprobs, StepResult, TokenLogprobs
 
+Place = tuple[int, int, int]  # group, page, offset
 POISON = (-1, -1)
 APART = 1000  # between the numbers of an input under one adapter and under the next
 EMPTY = (17, 0)  # the state before the first token, and how many it is of
@@ -75,6 +77,8 @@ class FakeExecutor:
         self.states = [EMPTY] + [POISON] * beside.slots if isinstance(beside, StateShape) else []
         self.slots: dict[int, _Slot] = {}
         self.adapters: dict[int, int] = {}  # ids, by slot of adapters
+        self.invariant: set[Place] = set()  # what invariant steps wrote, and nothing else since
+        self._mode = False  # of the step that runs
         self.damage: list[str] = []
         self.steps = 0
         self._queue: deque[Plan] = deque()
@@ -91,6 +95,8 @@ class FakeExecutor:
 
     def poison(self, group: int, pages: Iterable[int]) -> None:
         """These pages were given back to the pool."""
+        pages = list(pages)
+        self.invariant -= {(group, page, offset) for page in pages for offset in range(self.page_size)}
         if group == BESIDE and self.states:
             for page in pages:
                 self.states[page] = POISON
@@ -132,6 +138,9 @@ class FakeExecutor:
             table += grant.pages
         for copy in plan.copies:
             self.copy(copy.group, copy.source, copy.target)
+        self._mode = plan.invariant
+        if plan.rows and plan.invariant != any(self.slots[row.slot].opened.invariant for row in plan.rows):
+            self.damage.append(f"step {plan.step} is {'invariant for nobody' if plan.invariant else 'not invariant'}")
         tokens: list[list[int]] = []
         logprobs: dict[int, RowLogprobs] = {}
         hidden: dict[int, HiddenStates] = {}
@@ -155,6 +164,15 @@ class FakeExecutor:
     def copy(self, group: int, source: int, target: int) -> None:
         memory = self.window_memory if group == BESIDE else self.memory
         memory[target] = list(memory[source])
+        for offset in range(self.page_size):
+            self._wrote((group, target, offset), (group, source, offset) in self.invariant)
+
+    def _wrote(self, place: Place, invariant: bool) -> None:
+        (self.invariant.add if invariant else self.invariant.discard)(place)
+
+    def _check_mode(self, slot: _Slot, place: Place) -> None:
+        if slot.opened.invariant and place not in self.invariant:
+            self.damage.append(f"an invariant request reads {place}, which a step of the other kind wrote")
 
     def compute(self, row: Row, allowed: list[int] | None = None) -> list[int]:
         slot = self.slots[row.slot]
@@ -189,10 +207,12 @@ class FakeExecutor:
         written = (self.input(slot, position), position)
         if position >= slot.opened.read_until:
             self.memory[slot.pages[page]][offset] = written
+            self._wrote((FULL, slot.pages[page], offset), self._mode)
         elif self.memory[slot.pages[page]][offset] != written:
             self.damage.append(f"position {position} is not what it should be already")
         if self.window:
             self.window_memory[slot.beside[page]][offset] = written
+            self._wrote((BESIDE, slot.beside[page], offset), self._mode)
 
     def advance(self, slot: _Slot, first: int, count: int) -> None:
         """Fold tokens into the state before them, and leave it behind in every slot of the pages they fill."""
@@ -200,9 +220,12 @@ class FakeExecutor:
         state, known = self.states[source]
         if known != first or (first and not source):
             self.damage.append(f"a state of {known} positions is read at {first}")
+        if first:
+            self._check_mode(slot, (BESIDE, source, 0))
         for position in range(first, first + count):
             state = fold(state, self.input(slot, position))
             self.states[slot.beside[position // self.page_size]] = (state, position + 1)
+            self._wrote((BESIDE, slot.beside[position // self.page_size], 0), self._mode)
         if self.states[0] != EMPTY:
             self.damage.append("a state is written to slot 0")
         wanted, _ = EMPTY
@@ -216,6 +239,7 @@ class FakeExecutor:
         for position in range(max(first - self.window + 1, 0), first + count) if self.window else ():
             page, offset = divmod(position, self.page_size)
             found = self.window_memory[slot.beside[page]][offset]
+            self._check_mode(slot, (BESIDE, slot.beside[page], offset))
             if found != self.memory[slot.pages[page]][offset] or found[1] != position:
                 self.damage.append(f"position {position} of a window holds {found}")
 
@@ -233,6 +257,7 @@ class FakeExecutor:
         for position in range(end):
             page, offset = divmod(position, self.page_size)
             token, written = self.memory[slot.pages[page]][offset]
+            self._check_mode(slot, (FULL, slot.pages[page], offset))
             if written != position:
                 self.damage.append(f"position {position} reads what was written for {written}")
             yield token

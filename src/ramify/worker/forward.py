@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from ramify.layers.batch import Batch, Place
 from ramify.ops.attention import AttentionBackend
 from ramify.ops.recording import CannotRecordError, Recorder, Recording
+from ramify.wire.plan import Row
 from ramify.worker.adapters import Adapters, NoAdapters
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ class Forward:
         self._adapters = adapters or NoAdapters()
         self._recorded: dict[tuple[int, bool], _Step] = {}  # by the number of rows, and whether any has an adapter
 
+    def spare(self, rows: Sequence[Row]) -> int:
+        """Steps of every size are recorded."""
+        return 0
+
     def __call__(self, batch: Batch) -> Tensor:
         rows = len(batch.counts)
         self._adapters.compute(batch.runs_N3)
@@ -52,7 +57,7 @@ class Forward:
         step = self._recorded.get((rows, batch.runs_N3 is not None))
         if step is None:
             return self._record(self._recorder, batch)
-        step.refresh(batch, self._attention)
+        refresh(step.batch, batch, self._attention)
         return step.recording()
 
     def forget(self) -> None:
@@ -60,20 +65,10 @@ class Forward:
         self._recorded.clear()
 
     def _record(self, recorder: Recorder, batch: Batch) -> Tensor:
-        metas = [self._attention.lasting(place.attention, self._pages) for place in batch.places]
-        if any(meta is None for meta in metas):
+        own = lasting_batch(batch, self._attention, self._pages)
+        if own is None:
             self._recorder = None
             return self._model(batch)
-        own = replace(
-            batch,
-            tokens_T=batch.tokens_T.clone(),
-            positions_T=batch.positions_T.clone(),
-            places=tuple(
-                Place(place.write_at_T.clone(), meta) for place, meta in zip(batch.places, metas, strict=True)
-            ),
-            spans=None if batch.spans is None else batch.spans.clone(),
-            runs_N3=None if batch.runs_N3 is None else batch.runs_N3.clone(),
-        )
         self._adapters.compute(own.runs_N3)
         restore = _nothing if self._recorded else _restoring(batch)  # where one step could be, so can the others
         try:
@@ -87,6 +82,34 @@ class Forward:
             return self._model(batch)
         self._recorded[len(batch.counts), batch.runs_N3 is not None] = _Step(own, recording)
         return result
+
+
+def lasting_batch(batch: Batch, attention: AttentionBackend, pages: int) -> Batch | None:
+    """A copy that `refresh` can fill anew, with room for so many pages of each row. None where attention has none."""
+    metas = [attention.lasting(place.attention, pages) for place in batch.places]
+    if any(meta is None for meta in metas):
+        return None
+    return replace(
+        batch,
+        tokens_T=batch.tokens_T.clone(),
+        positions_T=batch.positions_T.clone(),
+        places=tuple(Place(place.write_at_T.clone(), meta) for place, meta in zip(batch.places, metas, strict=True)),
+        spans=None if batch.spans is None else batch.spans.clone(),
+        runs_N3=None if batch.runs_N3 is None else batch.runs_N3.clone(),
+    )
+
+
+def refresh(own: Batch, batch: Batch, attention: AttentionBackend) -> None:
+    """The numbers of another step of the same kind."""
+    own.tokens_T.copy_(batch.tokens_T)
+    own.positions_T.copy_(batch.positions_T)
+    for place, new in zip(own.places, batch.places, strict=True):
+        place.write_at_T.copy_(new.write_at_T)
+        attention.refresh(place.attention, new.attention)
+    if own.spans is not None and batch.spans is not None:
+        own.spans.copy_(batch.spans)
+    if own.runs_N3 is not None and batch.runs_N3 is not None:
+        own.runs_N3.copy_(batch.runs_N3)
 
 
 def _restoring(batch: Batch) -> Callable[[], None]:
@@ -107,15 +130,3 @@ class _Step:
 
     batch: Batch
     recording: Recording
-
-    def refresh(self, batch: Batch, attention: AttentionBackend) -> None:
-        own = self.batch
-        own.tokens_T.copy_(batch.tokens_T)
-        own.positions_T.copy_(batch.positions_T)
-        for place, new in zip(own.places, batch.places, strict=True):
-            place.write_at_T.copy_(new.write_at_T)
-            attention.refresh(place.attention, new.attention)
-        if own.spans is not None and batch.spans is not None:
-            own.spans.copy_(batch.spans)
-        if own.runs_N3 is not None and batch.runs_N3 is not None:
-            own.runs_N3.copy_(batch.runs_N3)

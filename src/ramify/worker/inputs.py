@@ -1,95 +1,132 @@
-"""From rows of a plan to tensors. Nothing here depends on what kind of step it is: tokens catch up."""
+"""From rows of a plan to tensors. Nothing here depends on what kind of step it is: tokens catch up.
+
+Whatever hangs on lengths is worked out on the device, which alone knows them; the host has upper bounds, by which it
+plans how much there is at most.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ramify.layers.batch import Batch, Place, Vectors
 from ramify.memory.kv import KVCache
 from ramify.ops.attention import AttentionBackend, Paged
+from ramify.ops.staging import Staging
 from ramify.ops.states import Spans
 from ramify.wire.plan import Row
-from ramify.worker.slots import Slots
+from ramify.worker.slots import Held, Slots
 
 
-def make_batch(rows: list[Row], slots: Slots, pool: KVCache, attention: AttentionBackend) -> Batch:
-    """The batch of a step, at the exact lengths the slots have now."""
-    slots_N = torch.tensor([row.slot for row in rows])
-    counts_N = torch.tensor([row.count for row in rows])
+@dataclass(frozen=True)
+class Inputs:
+    """What a step reads. The request in slot `slots_N[i]` is `ends_N[i]` long once row i is computed."""
+
+    batch: Batch
+    slots_N: Tensor
+    ends_N: Tensor
+
+
+def make_inputs(
+    plan_rows: Sequence[Row], slots: Slots, pool: KVCache, attention: AttentionBackend, spare: int = 0
+) -> Inputs:
+    """Of a step, at the lengths the slots have now; with so many `spare` rows behind its own, of a token each."""
+    rows = [*plan_rows, *[Row(slots.spare, 0, 1, False)] * spare]
+    counts, of_rows = [row.count for row in rows], [row.slot for row in rows]
+    stops = np.cumsum(counts)
+    starts, row = stops - counts, np.repeat(np.arange(len(rows)), counts)
+    slots_N, counts_N, row_T, within_T = slots.staging.send(
+        np.array(of_rows), np.array(counts), row, np.arange(len(row)) - starts[row]
+    )
     lengths_N = slots.lengths[slots_N]
-    ends_N = counts_N.cumsum(0)
-    row_T = torch.repeat_interleave(counts_N)  # which row each token belongs to
-    positions_T = torch.arange(len(row_T)) - (ends_N - counts_N - lengths_N)[row_T]
-    slot_T = slots_N[row_T]
-    counts, lengths = counts_N.tolist(), (lengths_N + counts_N).tolist()
-    starts = (ends_N - counts_N).tolist()
+    slot_T, positions_T, ends_N = slots_N[row_T], lengths_N[row_T] + within_T, lengths_N + counts_N
+    bounds = slots.bounds(of_rows)
+    begins, lengths = starts.tolist(), [bound + count for bound, count in zip(bounds, counts, strict=True)]
     size, places = slots.page_size, []
     for table, kept in zip(slots.tables, pool.pools, strict=False):
         pages_T = table[slot_T, positions_T // size].long()
         if pool.states is not None:
             pages_T.masked_fill_(positions_T < slots.read_until[slot_T], kept.nowhere)  # these are right as they are
-        paged = Paged(starts, counts, lengths, table[slots_N, : -(-max(lengths) // size)], lengths_N + counts_N)
+        paged = Paged(begins, counts, lengths, table[slots_N, : -(-max(lengths) // size)], ends_N)
         places.append(Place(pages_T * size + positions_T % size, attention.prepare(paged)))
-    return Batch(
+    held = [slots.held[slot] for slot in of_rows]
+    batch = Batch(
         tokens_T=slots.tokens[slot_T, positions_T],
         positions_T=positions_T,
-        starts=starts,
+        starts=begins,
         counts=counts,
         lengths=lengths,
         places=tuple(places),
         pool=pool,
-        vectors=_vectors(rows, slots, starts, lengths) if slots.vectors else None,
-        spans=_spans(slots.tables[-1], size, slots_N, lengths_N, counts_N, ends_N) if pool.states is not None else None,
-        runs_N3=_runs(slots.adapters[slots_N], ends_N - counts_N, counts_N) if slots.adapted else None,
+        vectors=_vectors(held, counts, begins, bounds, slots.staging) if slots.reading else None,
+        spans=_spans(held, counts, begins, bounds, size, slots.staging) if pool.states is not None else None,
+        runs_N3=_runs([each.adapter for each in held], begins, counts, slots.staging) if slots.adapted else None,
     )
+    return Inputs(batch, slots_N[: len(plan_rows)], ends_N[: len(plan_rows)])
 
 
-def each_alone(adapters_T: Tensor) -> Tensor | None:
+def each_alone(adapters: Sequence[int], staging: Staging) -> Tensor | None:
     """Runs of rows that are a token each, of the slot of its adapter."""
-    return _runs(adapters_T, torch.arange(len(adapters_T)), torch.ones_like(adapters_T))
+    return _runs(adapters, range(len(adapters)), [1] * len(adapters), staging)
 
 
-def _runs(adapters_N: Tensor, starts_N: Tensor, counts_N: Tensor) -> Tensor | None:
+def _runs(adapters: Sequence[int], starts: Sequence[int], counts: Sequence[int], staging: Staging) -> Tensor | None:
     """Each row as a run of its adapter; none where no row has any."""
-    has_N = adapters_N >= 0
-    if not bool(has_N.any()):
+    if max(adapters) < 0:
         return None
-    ends_N = starts_N + counts_N * has_N
-    return torch.stack((starts_N, ends_N, adapters_N.clamp(min=0)), dim=1).to(torch.int32)
+    runs = [
+        (start, start + count * (adapter >= 0), max(adapter, 0))
+        for adapter, start, count in zip(adapters, starts, counts, strict=True)
+    ]
+    (runs_N3,) = staging.send(np.array(runs, dtype=np.int32))
+    return runs_N3
 
 
-def _spans(table: Tensor, size: int, slots_N: Tensor, lengths_N: Tensor, counts_N: Tensor, ends_N: Tensor) -> Spans:
-    """Where states are read and left: `table` names the slot of each page, and a state stays where the next page has
-    another slot, and at the end.
+def _spans(
+    held: Sequence[Held],
+    counts: Sequence[int],
+    starts: Sequence[int],
+    lengths: Sequence[int],
+    size: int,
+    staging: Staging,
+) -> Spans:
+    """Where states are read and left: the last page table names the slot of each page, and a state stays where the next
+    page has another slot, and at the end. Rows with drafts keep no states, so that bounds of lengths are exact here.
     """
-    starts_N, last_N = ends_N - counts_N, lengths_N + counts_N - 1
-    from_N = table[slots_N, (lengths_N - 1).clamp(min=0) // size].long().masked_fill(lengths_N == 0, 0)
-    if int(counts_N.max()) == 1:
-        return Spans(starts_N, from_N, torch.arange(len(slots_N) + 1), ends_N, table[slots_N, last_N // size].long())
+    began: list[int] = []
     ends: list[int] = []
     to: list[int] = []
     offsets = [0]
-    rows = zip(slots_N.tolist(), lengths_N.tolist(), last_N.tolist(), starts_N.tolist(), strict=True)
-    for slot, first, last, start in rows:
-        pages = table[slot, first // size : last // size + 1].tolist()
-        for number, page in enumerate(pages, first // size + 1):
-            end = min(number * size, last + 1)
-            if end == last + 1 or page != pages[number - first // size]:
-                ends.append(start + end - first)
-                to.append(page)
+    for each, count, start, length in zip(held, counts, starts, lengths, strict=True):
+        slots = each.pages[-1]
+        began.append(slots[(length - 1) // size] if length else 0)
+        until = length + count
+        for number in range(length // size, (until - 1) // size + 1):
+            end = min((number + 1) * size, until)
+            if end == until or slots[number + 1] != slots[number]:
+                ends.append(start + end - length)
+                to.append(slots[number])
         offsets.append(len(ends))
-    return Spans(starts_N, from_N, torch.tensor(offsets), torch.tensor(ends), torch.tensor(to))
+    columns: list[NDArray[np.int64]] = [np.array(each) for each in (starts, began, offsets, ends, to)]
+    return Spans(*staging.send(*columns))
 
 
-def _vectors(rows: list[Row], slots: Slots, starts: list[int], lengths: list[int]) -> Vectors | None:
+def _vectors(
+    held: Sequence[Held], counts: Sequence[int], starts: Sequence[int], lengths: Sequence[int], staging: Staging
+) -> Vectors | None:
     """What of the step's prompts is vectors; generated tokens are always tokens."""
     places, parts = [], []
-    for row, start, end in zip(rows, starts, lengths, strict=True):
-        given = slots.vectors.get(row.slot)
-        first = end - row.count
-        if given is not None and first < len(given):
-            part = given[first:end]
-            places.append(torch.arange(start, start + len(part)))
+    for each, count, start, first in zip(held, counts, starts, lengths, strict=True):
+        if each.vectors is not None and first < len(each.vectors):
+            part = each.vectors[first : first + count]
+            places.append(np.arange(start, start + len(part)))
             parts.append(part)
-    return Vectors(torch.cat(places), torch.cat(parts)) if parts else None
+    if not parts:
+        return None
+    (at_E,) = staging.send(np.concatenate(places))
+    return Vectors(at_E, torch.cat(parts))

@@ -74,13 +74,3 @@ class HeadPooler:
         counts = [len(states) for states in pooled.values()]
         results = self._module(torch.cat(list(pooled.values()))).split(counts)
         return dict(zip(pooled, results, strict=True))
-
-
-def as_bytes(pooled: dict[int, Tensor]) -> dict[int, bytes]:
-    """float32, little-endian, row by row."""
-    return {index: result.float().cpu().numpy().astype("<f4").tobytes() for index, result in pooled.items()}
-
-
-def not_finite(pooled: dict[int, Tensor]) -> list[int]:
-    """Rows whose numbers went wrong."""
-    return [index for index, result in pooled.items() if not bool(result.isfinite().all())]

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from ramify.core.errors import StartupError
 from ramify.ops.attention import AttentionBackend, AttentionShape
-from ramify.ops.cuda.record import CudaRecorder
-from ramify.ops.recording import Recorder
+from ramify.ops.cuda.modes import TwoModes, either
+from ramify.ops.cuda.record import CudaCapturer
+from ramify.ops.cuda.staging import CudaStaging
+from ramify.ops.modes import Modes, OneMode
+from ramify.ops.recording import Capturer, Recorder
+from ramify.ops.reference import basic
 from ramify.ops.reference.attention import ReferenceAttention
+from ramify.ops.staging import Staging
 
 log = logging.getLogger(__name__)
 
 
 class CudaPlatform:
     """`device` is `cuda` or `cuda:N`. With `linears` triton a row's bits do not depend on its batch; with torch, cuBLAS
-    multiplies.
+    multiplies, but in steps that are to be invariant. Steps of `captured` rows are captured.
     """
 
-    def __init__(self, device: str, linears: str = "torch") -> None:
+    def __init__(self, device: str, linears: str = "torch", captured: Sequence[int] = ()) -> None:
         if not torch.cuda.is_available():
             raise StartupError("torch finds no CUDA device here", "Leave --device out, and the CPU computes.")
         try:
@@ -29,8 +35,14 @@ class CudaPlatform:
         except ModuleNotFoundError as e:
             raise StartupError(f"kernels for GPUs need the package {e.name}", "Install triton.") from None
         self.device = torch.device(device)
-        self.recorder: Recorder | None = CudaRecorder(self.device)
-        self.kernels = triton_kernels(invariant=linears == "triton")
+        self.staging: Staging = CudaStaging(self.device)
+        self.recorder: Recorder | None = None
+        self.capturer: Capturer | None = CudaCapturer(self.device, captured) if captured else None
+        self.kernels = triton_kernels(invariant=True)
+        self.modes: Modes = OneMode()
+        if linears == "torch":
+            self.modes = modes = TwoModes()
+            self.kernels = replace(self.kernels, linear=either(modes, self.kernels.linear, basic.linear))
         log.info("computed by plain torch, without a kernel of their own: %s", ", ".join(left_to_torch(self.kernels)))
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:

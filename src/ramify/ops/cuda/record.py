@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -11,28 +11,54 @@ from torch import Tensor
 from ramify.ops.recording import CannotRecordError, Recording
 
 
-class CudaRecorder:
-    """All graphs share their memory: what one computed stands until the next is replayed, and no longer."""
+class CudaCapturer:
+    """Graphs of steps of so many rows. All share their memory: what one computed stands until the next is replayed, and
+    no longer. They are replayed one after another, on the stream of the steps.
+    """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, sizes: Sequence[int]) -> None:
+        self.sizes: Sequence[int] = tuple(sizes)
         self._device = device
-        self._pool: Any = None  # of memory; its type is torch's own
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="ramify-capture", initializer=self._prepare)
 
-    def record(self, compute: Callable[[], Tensor]) -> tuple[Tensor, Recording]:
-        """Computed once, which compiles what has to be compiled, and then captured, which computes nothing: so that
-        states have gone on by one step.
+    def _prepare(self) -> None:
+        torch.cuda.set_device(self._device)
+        self._stream, self._memory = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            # Libraries that multiply have a handle for each thread, which cannot be made while it captures.
+            x = torch.zeros(16, 16, dtype=torch.bfloat16, device=self._device)
+            torch.mm(x, x)
+            torch.mm(x.float(), x.float())
+        self._stream.synchronize()
+
+    def begin(self, compute: Callable[[], Tensor]) -> Future[Recording]:
+        return self._threads.submit(self._capture, compute)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _capture(self, compute: Callable[[], Tensor]) -> Recording:
+        """Nothing is computed, and other threads go on: what they ask of the device is none of the capture's business.
+        `torch.cuda.graph` would wait for the device and empty the cache of its memory.
         """
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        computed, graph = compute(), torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(self._device)
-        try:
-            with torch.cuda.graph(graph, pool=self._pool):
+        graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
+            try:
                 result = compute()
-        except RuntimeError as e:
-            raise CannotRecordError(f"what cannot be captured: {e}") from e
-        result.copy_(computed)
-        return result, _Replay(graph, result)
+            except RuntimeError as e:
+                _give_up(graph)
+                raise CannotRecordError(f"what cannot be captured: {e}") from e
+            graph.capture_end()
+        return _Replay(graph, result)
+
+
+def _give_up(graph: torch.cuda.CUDAGraph) -> None:
+    """A stream that captures must stop to, or nothing runs on it again; that it was in vain is known."""
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        return
 
 
 class _Replay:

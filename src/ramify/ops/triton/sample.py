@@ -301,17 +301,21 @@ def forbid(logits_ptr, rows_ptr, words_ptr, vocab, words, CHUNK: tl.constexpr):
 def penalise(
     logits_ptr,
     rows_ptr,
-    offsets_ptr,
-    outputs_ptr,
+    tokens_ptr,
+    slots_ptr,
+    first_ptr,
+    end_ptr,
     frequency_ptr,
     presence_ptr,
     repetition_ptr,
     vocab,
+    context,
     BLOCK: tl.constexpr,
 ):
     """A block of the tokens that a request has generated, against all of them: the first of its kind writes."""
     index = tl.program_id(0)
-    first, end = tl.load(offsets_ptr + index), tl.load(offsets_ptr + index + 1)
+    first, end = tl.load(first_ptr + index), tl.load(end_ptr + index)
+    outputs_ptr = tokens_ptr + tl.load(slots_ptr + index).to(tl.int64) * context
     at = first + tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     token = tl.load(outputs_ptr + at, mask=at < end, other=-1)
     count = tl.zeros([BLOCK], tl.int32)
@@ -425,8 +429,10 @@ class Sampling:
         self,
         logits_RV: Tensor,
         rows_M: Tensor,
-        offsets_M: Tensor,
-        outputs_T: Tensor,
+        tokens_SC: Tensor,
+        slots_M: Tensor,
+        first_M: Tensor,
+        end_M: Tensor,
         frequency_M: Tensor,
         presence_M: Tensor,
         repetition_M: Tensor,
@@ -436,11 +442,14 @@ class Sampling:
             penalise[(len(rows_M), triton.cdiv(longest, 64))](
                 logits_RV,
                 rows_M,
-                offsets_M,
-                outputs_T,
+                tokens_SC,
+                slots_M,
+                first_M,
+                end_M,
                 frequency_M,
                 presence_M,
                 repetition_M,
                 logits_RV.shape[1],
+                tokens_SC.stride(0),
                 BLOCK=64,
             )

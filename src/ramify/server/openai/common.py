@@ -84,6 +84,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     extra_key: str | list[str | None] | None = None
     cache_salt: str | list[str | None] | None = None
     lora_path: str | list[str | None] | None = None
+    deterministic: bool = False
     response_format: dict[str, Any] | None = None
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
