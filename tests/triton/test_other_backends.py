@@ -100,7 +100,7 @@ def test_a_lasting_step_takes_other_numbers(installed: None) -> None:
 )
 def test_what_they_cannot_do(installed: None, make: Make, unlike: dict[str, object], said: str) -> None:
     attention = make(SHAPE, CPU)
-    assert attention.reasons_against(replace(SHAPE, stored="float16", window=True, softcap=True)) == []
+    assert attention.reasons_against(replace(SHAPE, stored=SHAPE.dtype, window=True, softcap=True)) == []
     (reason,) = attention.reasons_against(replace(SHAPE, **unlike))  # type: ignore[arg-type]
     assert said in reason
 

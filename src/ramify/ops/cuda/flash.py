@@ -70,7 +70,7 @@ class FlashAttention3:
         own.lengths.copy_(meta.lengths)
 
     def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Rows, rule: Rule) -> Tensor:
-        return self._attend(  # type: ignore[no-any-return]
+        return self._attend(
             q_THC.contiguous(),
             k_pool_PKSC.transpose(1, 2),
             v_pool_PKSC.transpose(1, 2),

@@ -48,7 +48,7 @@ class FlashInferAttention:
             f"it computes in bfloat16 and float16, not in {shape.dtype}": shape.dtype not in ("bfloat16", "float16"),
             f"heads have {shape.head_dim} elements, not one of {HEADS}": shape.head_dim not in HEADS,
             "values have another size than keys": shape.value_dim not in (None, shape.head_dim),
-            "it knows no pages in int8": shape.stored == "int8",
+            f"it knows no pages in {shape.stored}": shape.stored not in (None, shape.dtype, "float8_e4m3fn"),
             "it knows no attention sinks": shape.sinks,
             "it knows no layers that see chunks": shape.chunks,
             "it is given no trees of drafts": shape.trees,
@@ -77,7 +77,7 @@ class FlashInferAttention:
 
     def forward(self, q_THC: Tensor, k_pool_PKSC: Tensor, v_pool_PKSC: Tensor, meta: Rows, rule: Rule) -> Tensor:
         wrapper = self._wrapper(q_THC, k_pool_PKSC, meta, rule)
-        return wrapper.run(q_THC.contiguous(), (k_pool_PKSC, v_pool_PKSC))  # type: ignore[no-any-return]
+        return wrapper.run(q_THC.contiguous(), (k_pool_PKSC, v_pool_PKSC))
 
     def _wrapper(self, q_THC: Tensor, k_pool_PKSC: Tensor, meta: Rows, rule: Rule) -> Any:
         """Planned for these rows and this rule."""
