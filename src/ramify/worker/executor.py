@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ramify.core.errors import DeviceLostError
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
@@ -39,8 +40,13 @@ class ThreadPending:
         self._future, self._learn = future, learn
 
     def wait(self) -> StepResult:
-        """Whatever is launched after this knows the news."""
-        result, news = self._future.result().wait()
+        """Whatever is launched after this knows the news. What a device fails at is told by whatever is asked of it
+        next, and it takes nothing more from this process.
+        """
+        try:
+            result, news = self._future.result().wait()
+        except torch.AcceleratorError as e:
+            raise DeviceLostError(f"the device failed: {e}") from e
         if news:
             self._learn(news)
         return result
