@@ -65,7 +65,7 @@ def step(
     page: int = 16,
     stored: torch.dtype | None = None,
 ) -> Step:
-    """Rows of so many queries and as many keys; `heads` are those of queries, of keys, and their size: Llama 3.1 8B's."""
+    """Rows of so many queries and keys; `heads` are those of queries, of keys, and their size (Llama 3.1 8B's)."""
     count, kv_heads, size = heads or ((4, 2, 64) if world.tiny else (32, 8, 128))
     pages = -(-length // page)
     order = torch.randperm(len(counts) * pages, device=world.device).int() + 1
