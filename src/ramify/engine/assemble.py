@@ -246,6 +246,8 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
         window=any(model.windowed),
         softcap=model.softcapped,
         sinks=model.sinks,
+        chunks=model.chunk is not None,
+        stored=resolved.kv_dtype,
     )
     attention = platform.attention(resolved.attention, shape)
     kernels = platform.kernels
