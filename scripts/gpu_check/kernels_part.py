@@ -64,8 +64,8 @@ def run(device: torch.device, tiny: bool) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = [
         {"kernel": "(ceilings)", "GB/s": most.bytes / 1e9, "TFLOP/s": most.operations / 1e12, "right": True}
     ]
-    parts = (attention, linears, quantized, grouped, grouped_bits, choosing, adapted, texts, rows_cases, drawing, further)
-    for make in parts:
+    mixed = (grouped, grouped_bits, choosing, adapted, texts)
+    for make in (attention, linears, quantized, *mixed, rows_cases, drawing, further):
         for case in make(world):
             rows.append(judged(case, most, device))
             print(rows[-1], flush=True)

@@ -24,10 +24,10 @@ from ramify.sampling.sampler import Sampled
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.worker.adapters import Adapters, NoAdapters
-from ramify.worker.outcome import Outcome, Left, News, Scored
 from ramify.worker.captured import CapturedForward
 from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import Inputs, each_alone, make_inputs
+from ramify.worker.outcome import Left, News, Outcome, Scored
 from ramify.worker.pooling import NoPooler, Pooler
 from ramify.worker.slots import Held, Slots
 from ramify.worker.widths import as_wide, sample_each, words_for
