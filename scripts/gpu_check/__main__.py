@@ -4,10 +4,12 @@
     PYTHONPATH=src python scripts/gpu_check --part determinism
     PYTHONPATH=src python scripts/gpu_check --part decode
     PYTHONPATH=src python scripts/gpu_check --part prefill
+    PYTHONPATH=src python scripts/gpu_check --part serving
+    PYTHONPATH=src python scripts/gpu_check --part peers
 
-Each part takes under ten minutes on a fresh machine, needs torch, Triton and numpy and nothing of the server, prints
-one table last, and puts its rows into `benchmarks/results/<gpu>-<date>.json`, beside those of the other parts. The part
-`peers`, transformers on the same card, is not written yet.
+Each part takes under ten minutes on a fresh machine, prints one table last, and puts its rows into
+`benchmarks/results/<gpu>-<date>.json`, beside those of the other parts. The first four need torch, Triton and numpy and
+nothing of the server; what the last two need besides is in README.md here.
 
 `--device cpu` with TRITON_INTERPRET=1 and `--size tiny` runs the same code in Triton's interpreter; its times mean
 nothing.
