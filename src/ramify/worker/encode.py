@@ -12,7 +12,7 @@ from ramify.layers.passages import Passages, make_passages
 from ramify.ops.staging import Staging
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
-from ramify.worker.outcome import Outcome, Left, News
+from ramify.worker.outcome import Left, News, Outcome
 from ramify.worker.pooling import Pooler
 
 

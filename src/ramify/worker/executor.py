@@ -12,7 +12,7 @@ from ramify.core.errors import DeviceLostError
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
-from ramify.worker.outcome import Outcome, News
+from ramify.worker.outcome import News, Outcome
 from ramify.worker.profile import StepProfiler
 
 
