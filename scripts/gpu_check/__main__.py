@@ -4,6 +4,7 @@
     PYTHONPATH=src python scripts/gpu_check --part determinism
     PYTHONPATH=src python scripts/gpu_check --part decode
     PYTHONPATH=src python scripts/gpu_check --part prefill
+    PYTHONPATH=src python scripts/gpu_check --part tune
 
 Each part takes under ten minutes on a fresh machine, needs torch, Triton and numpy and nothing of the server, prints
 one table last, and puts its rows into `benchmarks/results/<gpu>-<date>.json`, beside those of the other parts. The part
@@ -26,7 +27,7 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-PARTS = ("kernels", "determinism", "decode", "prefill", "serving", "peers")
+PARTS = ("kernels", "determinism", "decode", "prefill", "serving", "peers", "tune")
 
 
 def main() -> int:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged, Rule
+from ramify.ops.kernels import Packing
+from ramify.ops.lora import LowRank, LowRanks
 from ramify.ops.reference import fp8
+from ramify.ops.routing import Routing
 from ramify.ops.states import Spans
 from ramify.ops.triton import pages
 from ramify.ops.triton.attention import TritonAttention
@@ -76,6 +79,32 @@ def qkv(stored: torch.dtype = BF16, interleaved: bool = False, normed: bool = Tr
 def grouped(rows: int) -> None:
     ends = torch.zeros(128, dtype=torch.int64)
     KERNELS.grouped_linear(empty(rows, 2048), empty(1, 1, 1).expand(128, 1536, 2048), None, ends)
+
+
+def routing() -> None:
+    KERNELS.route(torch.zeros(3, 128), None, Routing(8, after="sum"))
+    KERNELS.route(torch.zeros(3, 32), None, Routing(4, score="logit", after="softmax"))
+    many = Routing(8, score="sigmoid", after="sum", groups=8, best_groups=4, pooled=2, scale=2.5)
+    KERNELS.route(torch.zeros(3, 256), torch.zeros(256), many)
+    KERNELS.by_expert(torch.zeros(64, 8, dtype=torch.int64), 128)
+
+
+def grouped_bits(packing: Packing, tokens: int) -> None:
+    assert packing.pack_groups is not None
+    assert packing.grouped_linear is not None
+    packed = packing.pack_groups(empty(4, 256, 2048))
+    packing.grouped_linear(empty(tokens, 2048), packed, 256, None, torch.zeros(4, dtype=torch.int64))
+
+
+def adapted(tokens: int) -> None:
+    table = LowRanks(8, 3, BF16, room=64)
+    table.put(1, [LowRank(empty(16, 4096), empty(4096, 16), 1.0, begin=begin) for begin in (0, 4096, 5120)])
+    KERNELS.lora(empty(tokens, 6144), empty(tokens, 4096), torch.zeros(tokens, 3, dtype=torch.int32), table)
+
+
+def texts(window: int) -> None:
+    ends = torch.full((8,), 512, dtype=torch.int32)
+    KERNELS.attend_texts(empty(4096, 3 * 768), 12, ends, ends, window, 0.1)
 
 
 def sampling() -> None:
@@ -155,6 +184,17 @@ CALLS: dict[str, Callable[[], object]] = {
     "linear of a prompt": lambda: KERNELS.linear(empty(512, 4096), empty(4096, 4096), None),
     "experts of a token": lambda: grouped(8),
     "experts of a prompt": lambda: grouped(32768),
+    "experts chosen": routing,
+    "experts in int8 of a token": lambda: grouped_bits(KERNELS.w8a8, 8),
+    "experts in int4 of a token": lambda: grouped_bits(KERNELS.int4, 8),
+    "experts in fp8 of a token": lambda: grouped_bits(KERNELS.fp8, 8),
+    "experts in int8 of a prompt": lambda: grouped_bits(KERNELS.w8a8, 4096),
+    "experts in int4 of a prompt": lambda: grouped_bits(KERNELS.int4, 4096),
+    "experts in fp8 of a prompt": lambda: grouped_bits(KERNELS.fp8, 4096),
+    "adapters of tokens": lambda: adapted(16),
+    "adapters of a prompt": lambda: adapted(4096),
+    "texts": lambda: texts(0),
+    "texts with a window": lambda: texts(64),
     "states": states,
     "sampling": sampling,
     "choosing": choosing,

@@ -46,6 +46,13 @@ def test_kernels(tmp_path: Path) -> None:
     assert [row["kernel"] for row in rows if not row["right"]] == []
 
 
+def test_tiles(tmp_path: Path) -> None:
+    """Three of the candidates; nothing is written to the table."""
+    rows = ran("tune", tmp_path)
+    assert len(rows) == 7
+    assert all(len(row["tile"]) == 4 for row in rows)
+
+
 @pytest.mark.parametrize("part", ["determinism", "decode", "prefill"])
 def test_the_other_parts(part: str, tmp_path: Path) -> None:
     """The interpreter sums products in an order of its own, so that answers may differ here."""

@@ -333,7 +333,14 @@ def _adapters(settings: Settings, adaptable: Adaptable, element: int, rows: int,
     )
     if rank < adaptable.rank:
         raise StartupError(f"--max-lora-rank {rank}: an adapter of --lora-paths has rank {adaptable.rank}")
-    each = rank * adaptable.elements * element
+    whole = ", ".join(adaptable.whole) or "none"
+    note("lora_whole_modules", whole, note.asked_for("lora_whole_modules", "what those of --lora-paths have"))
+    most = adaptable.added, "the most of --lora-paths" if adaptable.added else "default"
+    added = note.asked_or("lora_extra_vocab_size", asked.lora_extra_vocab_size, lambda: most)
+    if added < adaptable.added:
+        raise StartupError(f"--lora-extra-vocab-size {added}: an adapter of --lora-paths has {adaptable.added} tokens")
+    own = adaptable.cells + added * adaptable.width
+    each = (rank * (adaptable.elements + added * adaptable.vocabularies) + own) * element
     loaded = note.asked_or(
         "max_loaded_loras",
         asked.max_loaded_loras,
@@ -343,8 +350,9 @@ def _adapters(settings: Settings, adaptable: Adaptable, element: int, rows: int,
         raise StartupError(
             f"--max-loaded-loras {loaded} is less than the {slots} of --max-loras-per-batch", "Lower the latter."
         )
-    slot = rank * adaptable.rows * element
-    return AdapterPlan(slots, loaded, rank, adaptable.targets, each, asked.lora_eviction_policy, slot)
+    slot = rank * (adaptable.rows + added * adaptable.looked_up) * element
+    targets, policy = adaptable.targets, asked.lora_eviction_policy
+    return AdapterPlan(slots, loaded, rank, targets, each, policy, slot, adaptable.whole, added)
 
 
 def _depth(settings: Settings, note: Notes) -> int:

@@ -191,6 +191,15 @@ class AdapterSettings:
     lora_target_modules: tuple[str, ...] | None = setting(
         None, "What adapters may change (q_proj ...), or all. Default: what those of --lora-paths do, else all."
     )
+    lora_whole_modules: tuple[str, ...] | None = setting(
+        None,
+        "What adapters may have as a whole (embed_tokens, lm_head, score). Default: what those of --lora-paths have.",
+    )
+    lora_extra_vocab_size: int | None = setting(
+        None,
+        "Tokens that an adapter may add or have rows of its own for. Default: the most of --lora-paths, else 0.",
+        within=Range(0, 65536),
+    )
     max_loras_per_batch: int = setting(
         8, "Adapters that compute together, each of which has memory of its own.", within=Range(1, 256)
     )

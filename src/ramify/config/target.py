@@ -22,7 +22,9 @@ class Target(Room, Protocol):
 
     device: str
     rows: int
-    kept: tuple[str, ...]
+
+    @property
+    def kept(self) -> tuple[str, ...]: ...
 
     def chunk(self) -> tuple[int, str]: ...
     def dtype(self, settings: Settings, model: ModelConfig, note: Notes) -> str: ...
