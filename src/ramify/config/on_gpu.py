@@ -27,7 +27,7 @@ SCORED = 256  # prompt tokens whose log probabilities are computed together
 class OnGpu:
     default = "default on a GPU"
     rows = 256
-    kept = ("int8", "fp8_e4m3")
+    kept: tuple[str, ...] = ("int8", "fp8_e4m3")
     share = 0.9  # of what is free: peaks are counted term by term
     process = CONTEXT
     around = "CUDA's context, workspaces, compiled kernels, fragments: an estimate"
