@@ -58,11 +58,14 @@ class World:
 
 
 def run(device: torch.device, tiny: bool) -> list[dict[str, object]]:
+    from attention_rows import further
+
     most, world = ceilings(device), World(device, tiny)
     rows: list[dict[str, object]] = [
         {"kernel": "(ceilings)", "GB/s": most.bytes / 1e9, "TFLOP/s": most.operations / 1e12, "right": True}
     ]
-    for make in (attention, linears, quantized, grouped, grouped_bits, choosing, adapted, texts, rows_cases, drawing):
+    mixed = (grouped, grouped_bits, choosing, adapted, texts)
+    for make in (attention, linears, quantized, *mixed, rows_cases, drawing, further):
         for case in make(world):
             rows.append(judged(case, most, device))
             print(rows[-1], flush=True)

@@ -63,3 +63,25 @@ def make_by_hand(base: Path, folder: Path, name: str, rank: int, modules: list[s
     (merged / "config.json").write_text((base / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32, attn_implementation="eager")
     return Made(name, made, model.eval())
+
+
+def make_words(base: PreTrainedModel, at: Path, folder: Path, name: str, added: int = 0, **config: Any) -> Made:
+    """An adapter with rows of its own for tokens, `added` of them, of a base that is saved at `at`. What it is compared
+    with is what PEFT computes.
+    """
+    torch.manual_seed(sum(map(ord, name)))
+    model = copy.deepcopy(base)
+    model.config._name_or_path = model.name_or_path = str(at)  # PEFT looks there whether the vocabulary has grown
+    vocab = model.config.vocab_size
+    if added:
+        model.resize_token_embeddings(vocab + added, mean_resizing=False)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=6, **config))
+    for path, parameter in wrapped.named_parameters():
+        if "lora_" in path:
+            torch.nn.init.normal_(parameter, std=0.15)
+        elif "modules_to_save" in path or "trainable_tokens_delta" in path:
+            parameter.data += torch.randn_like(parameter) * 0.1
+        elif len(parameter) == vocab + added > vocab and "original_module" not in path:
+            parameter.data[vocab:] = torch.randn_like(parameter[vocab:]) * 0.3
+    wrapped.save_pretrained(folder / name)
+    return Made(name, folder / name, wrapped.eval())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 import ramify
 from ramify.adapters.table import AdapterTable
 from ramify.config.model import parse_config
+from ramify.core.errors import BadRequest
 from ramify.layers.build import Build
 from ramify.models.adapted import sites_of
 from ramify.models.load import build_model
@@ -175,6 +177,49 @@ def test_experts(tmp_path: Path, how: dict[str, Any]) -> None:
             prompts = [tokens_of(rnd, 20, 200) for _ in names]
             answers = ask(served, prompts, names)
         check_alone(served, names, prompts, answers)
+
+
+STACKS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "gpt-oss", "mixtral", "deepseek-v3"])
+def test_experts_in_one_tensor(family: str, tmp_path: Path) -> None:
+    """As transformers has experts, whether the checkpoint has them one by one or not; beside those of others."""
+    base, folder = save(family, tmp_path / "base"), tmp_path / "base"
+    made = [
+        make_adapter(
+            base, tmp_path, "both", 2, ["q_proj" if family != "deepseek-v3" else "o_proj"], target_parameters=STACKS
+        ),
+        make_adapter(base, tmp_path, "down", 3, ["o_proj"], target_parameters=STACKS[1:]),
+        make_adapter(base, tmp_path, "up", 1, ["o_proj"], target_parameters=STACKS[:1], use_rslora=True),
+        make_adapter(base, tmp_path, "plain", 4, ["o_proj"]),
+    ]
+    names: list[str | None] = [None, "both", "down", "up", "plain", "both", None]
+    references: dict[str | None, PreTrainedModel] = {None: base, **{each.name: each.merged for each in made}}
+    with engine(folder, lora_paths={each.name: str(each.path) for each in made}) as served:
+        prompts, answers = check(served, references, names)
+        check_alone(served, names, prompts, answers)
+        assert is_recorded(served)
+        others = ask(served, [prompts[0]] * 5, names[:5])
+        assert len({tuple(logprobs(other)) for other in others}) == 5, "an adapter changes nothing"
+
+
+def test_experts_that_do_not_fit(tmp_path: Path) -> None:
+    base = save("qwen3-moe", tmp_path / "base")
+    made = make_adapter(base, tmp_path, "up", 2, ["q_proj"], target_parameters=STACKS[:1])
+
+    def refused(targets: list[str]) -> str:
+        with (
+            engine(tmp_path / "base", enable_lora=True, lora_target_modules=targets) as served,
+            pytest.raises(BadRequest) as e,
+        ):
+            served.load_lora_adapter("up", str(made.path))
+        return e.value.message
+
+    assert "mlp.experts, of sizes that this server does not adapt" in refused(["q_proj", "down_proj"])
+    config = json.loads((made.path / "adapter_config.json").read_text())
+    (made.path / "adapter_config.json").write_text(json.dumps(config | {"r": 8, "rank_pattern": {"q_proj": 2}}))
+    assert "16 rows, not 8 for each of 8" in refused(["q_proj", "gate_up_proj"])
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3-tied"])

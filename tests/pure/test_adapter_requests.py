@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import pytest
 from world import World, expected, prompts, submit
 
-from ramify.adapters.registry import Adapter, Registry
+from ramify.adapters.registry import Adapter, Read, Registry
 from ramify.config.adapters import AdapterPlan, named_paths
 from ramify.core.errors import BadRequest, NotFound, Overloaded, StartupError
-from ramify.wire.messages import Abort
+from ramify.schedule.adapter import Adapter as OfRequest
+from ramify.wire.messages import Abort, Submit
 
 
 @dataclass
@@ -28,14 +29,14 @@ class FakeStore:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def read(self, id: int, name: str, path: str) -> int:
+    def read(self, id: int, name: str, path: str) -> Read:
         self.gate.wait()
         if path == "bad":
             raise BadRequest(f"{name} is damaged")
         assert id not in self.there
         self.there[id] = name
         self.most = max(self.most, len(self.there))
-        return 4
+        return Read(4)
 
     def forget(self, id: int) -> None:
         del self.there[id]
@@ -67,17 +68,18 @@ def loaded(registry: Registry, *names: str) -> list[Adapter]:
 
 
 def noted_ids(world: World) -> dict[str, int]:
-    """Of the adapter that each request has, by the request: filled with every step."""
+    """Of the adapter that each request comes with, and keeps, by the request. One may have ended within a step."""
     ids: dict[str, int] = {}
-    step = world.step
+    assert world.adapters is not None
+    find = world.adapters.adapter
 
-    def noting() -> None:
-        step()
-        for request in world.scheduler.running:
-            if isinstance(request.adapter, Adapter):
-                ids[request.id] = request.adapter.id
+    def noting(submit: Submit) -> OfRequest:
+        adapter = find(submit)
+        if isinstance(adapter, Adapter):
+            ids[submit.rid] = adapter.id
+        return adapter
 
-    world.step = noting  # type: ignore[method-assign]
+    world.adapters.adapter = noting  # type: ignore[method-assign]
     return ids
 
 

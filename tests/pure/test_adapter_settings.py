@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ramify.config.read import from_environment, from_yaml, overlay
 from ramify.config.resolve import Resolved, resolve
 from ramify.config.settings import Settings
 from ramify.core.errors import StartupError
+from ramify.engine.build import adaptable
 from ramify.models.adapted import chosen, sites_of
 
 CONFIG = {
@@ -57,6 +59,27 @@ def test_lists(tmp_path: Path) -> None:
     for wrong in ("", [], [5], '["a"', [""], {"a": 5}.keys()):
         with pytest.raises(StartupError, match="lora_paths"):
             overlay(Settings(), {"lora_paths": wrong}, "lora_paths", lambda name: name)
+
+
+def test_room_for_words() -> None:
+    """Whole embeddings and heads, and added tokens: in both, and a number in every low rank."""
+    model = parse_config(CONFIG)
+    asked = {"enable_lora": True, "lora_target_modules": ("q_proj", "embed_tokens")}
+    plain = adaptable(overlay(Settings(), asked, "test"), model)
+    whole = adaptable(overlay(Settings(), {**asked, "lora_whole_modules": ("lm_head",)}, "test"), model)
+    assert plain is not None
+    assert whole is not None
+    assert (plain.whole, whole.whole, whole.cells) == ((), ("lm_head",), 1000 * 64)
+    sizes = []
+    for made, more in ((plain, {}), (whole, {}), (whole, {"lora_extra_vocab_size": 10})):
+        plan = decide(made, max_lora_rank=4, **more).adapters
+        assert plan is not None
+        sizes.append((plan.each, plan.slot))
+    assert sizes[1] == (sizes[0][0] + 1000 * 64 * 4, sizes[0][1])
+    assert sizes[2] == (sizes[1][0] + 10 * (2 * 64 + 4) * 4, sizes[1][1] + 10 * 4 * 4)
+    with pytest.raises(StartupError, match="an adapter of --lora-paths has 3"):
+        decide(replace(whole, added=3), lora_extra_vocab_size=2)
+    assert decide(replace(whole, added=3)).adapters.added == 3  # type: ignore[union-attr]
 
 
 def test_room_for_adapters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,12 @@ import numpy as np
 import openai
 import pytest
 from openai import OpenAI
+from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save
 from server import Server, running, wait_for
+from tokenizers import Tokenizer
+
+from assets import BUNDLED
 
 HIDDEN, INNER, LAYERS = 256, 768, 6  # of the bundled model
 SHAPES = {
@@ -371,3 +375,76 @@ def test_a_server_without_adapters(stories: Server) -> None:
     answer = refused(stories, "/load_lora_adapter", {"lora_name": "x", "lora_path": "x"}, 400)
     assert "--enable-lora" in answer["error_message"]
     assert "lora" not in stories.get("/v1/loads")["loads"][0]
+
+
+def test_an_engine_that_is_started_again_has_what_was_loaded(room: Path) -> None:
+    """And not what was unloaded; what was sent with a request is there too, and what has gone is said in the log."""
+    gone = made(room / "gone", 9)
+    config, weights = contents(5, 4, ("self_attn.q_proj",))
+    with running("--lora-paths", f"a={room / 'a'}", "--max-lora-rank", "16", "--lora-target-modules", "all") as s:
+        load(s, "b", str(room / "b"), pinned=True)
+        load(s, "gone", str(gone))
+        unload(s, "a")
+        sent = {"config_dict": config, "serialized_named_tensors": [base64.b64encode(weights).decode()]}
+        s.post("/load_lora_adapter_from_tensors", sent | {"lora_name": "sent"})
+        before = {name: chat(s, model=name) for name in ("b", "sent")}
+        (gone / "adapter_model.safetensors").unlink()
+        s.children()["engine"].kill()
+        wait_for(lambda: s.request("/health")[0] == 503, 20, "the engine's end to be noticed")
+        assert {name: chat(s, model=name) for name in before} == before
+        cards = s.get("/v1/models")["data"]
+        assert [card["id"] for card in cards] == ["concierge", "b", "sent"]
+        refused(s, "/v1/chat/completions", BODY | {"model": "a"}, 404)
+        assert "an adapter is lost with the engine that had it: loaded again gone" in s.log
+
+
+def test_an_adapter_with_words_of_its_own(tmp_path: Path) -> None:
+    """A token that it added, an end of answers, and a chat template, which nobody else sees."""
+    folder = made(tmp_path / "own", 3, 4, ("self_attn.q_proj",))
+    words = Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
+    words.add_tokens(["<bell>"])
+    words.add_special_tokens(["<done>"])
+    bell, done = words.token_to_id("<bell>"), words.token_to_id("<done>")
+    words.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<done>"}))
+    (folder / "chat_template.jinja").write_text("Ring: {{ messages[0].content }}{{ '<bell>' }}")
+    rows = {
+        f"base_model.model.{name}.weight": np.random.default_rng(1)
+        .normal(0, 0.1, (done + 1, HIDDEN))
+        .astype(np.float32)
+        for name in ("model.embed_tokens", "lm_head")
+    }
+    with (folder / "adapter_model.safetensors").open("rb") as stream:
+        weights = read_tensors(stream.read())
+    (folder / "adapter_model.safetensors").write_bytes(save(weights | rows))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": ["embed_tokens", "lm_head"]}))
+    biased = {"temperature": 0, "logit_bias": {str(bell): 1e4}}
+    with running("--lora-paths", f"own={folder}", f"a={made(tmp_path / 'a', 1)}") as s:
+        body = {"messages": CHAT, "model": "own", "max_tokens": 3, **biased}
+        answer = s.post("/v1/chat/completions", body | {"logprobs": True})
+        assert answer["choices"][0]["message"]["content"] == "<bell>" * 3
+        assert answer["choices"][0]["logprobs"]["content"][0]["token"] == "<bell>"
+        prompt = words.encode(f"Ring: {CHAT[0]['content']}<bell>", add_special_tokens=False).ids
+        assert answer["usage"]["prompt_tokens"] == len(prompt)
+        native = {
+            "text": "<bell> rings",
+            "sampling_params": {**SAMPLING, "max_new_tokens": 2, "logit_bias": biased["logit_bias"]},
+        }
+        told = s.post("/generate", native | {"lora_path": "own", "stream": False})
+        assert told["text"] == "<bell><bell>"
+        assert told["meta_info"]["prompt_tokens"] == len(words.encode("<bell> rings").ids)
+        ended = s.post(
+            "/v1/completions", {"prompt": "x", "model": "own", "temperature": 0, "logit_bias": {str(done): 1e4}}
+        )
+        assert (ended["choices"][0]["text"], ended["choices"][0]["finish_reason"]) == ("", "stop")
+        base = s.post("/generate", {"text": "<bell> rings", "sampling_params": SAMPLING})
+        assert base["meta_info"]["prompt_tokens"] > told["meta_info"]["prompt_tokens"]
+        wrong = {"input_ids": [bell], "sampling_params": SAMPLING}
+        assert "not a token id" in refused(s, "/generate", wrong, 400)["error"]["message"]
+        assert "not a token id" in refused(s, "/generate", wrong | {"lora_path": "a"}, 400)["error"]["message"]
+        both = {"text": ["x", "y"], "sampling_params": SAMPLING, "lora_path": ["own", "a"]}
+        assert "asked by itself" in refused(s, "/generate", both, 400)["error"]["message"]
+        unload(s, "own")
+        load(s, "own", str(tmp_path / "a"))
+        assert "<bell>" not in chat(s, model="own")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ramify.ops.lora import LowRank, LowRanks
 from ramify.ops.reference import fp8
 from ramify.ops.routing import Routing
 from ramify.ops.states import Spans
+from ramify.ops.triton import pages
 from ramify.ops.triton.attention import TritonAttention
 from ramify.ops.triton.kernels import triton_kernels
 from ramify.ops.triton.quantized import Int8
@@ -38,6 +40,7 @@ def attention(
     page: int = 16,
     stored: torch.dtype = BF16,
     rule: Rule = PLAIN,
+    tree: bool = False,
 ) -> None:
     row = size if stored is not torch.int8 else size + 4
     k = empty(4, kv_heads, page, row, dtype=stored)
@@ -46,12 +49,26 @@ def attention(
     backend = TritonAttention(shape, CPU)
     starts = [sum(counts[:row]) for row in range(len(counts))]
     tables = torch.zeros(len(counts), -(-length // page), dtype=torch.int32)
-    work = backend.prepare(Paged(starts, counts, [length] * len(counts), tables))
+    trees_T = torch.ones(sum(counts), dtype=torch.int64) if tree else None
+    work = backend.prepare(Paged(starts, counts, [length] * len(counts), tables, trees_T=trees_T))
     backend.forward(empty(sum(counts), heads, size), k, v, work, rule)
 
 
+@contextmanager
+def converting() -> Iterator[None]:
+    """As on a GPU that has instructions for e4m3."""
+    converts, pages.converts = pages.converts, lambda device: True
+    yield
+    pages.converts = converts
+
+
+def in_e4m3(call: Callable[[], object]) -> None:
+    with converting():
+        call()
+
+
 def qkv(stored: torch.dtype = BF16, interleaved: bool = False, normed: bool = True) -> None:
-    pools = [empty(4, 8, 16, 128 if stored is BF16 else 132, dtype=stored) for _ in range(2)]
+    pools = [empty(4, 8, 16, 132 if stored is torch.int8 else 128, dtype=stored) for _ in range(2)]
     angles, norm = empty(3, 64), empty(128) if normed else None
     write_at = torch.zeros(3, dtype=torch.int64)
     KERNELS.qkv_rope_store(
@@ -148,13 +165,19 @@ CALLS: dict[str, Callable[[], object]] = {
     "attention of prompts": lambda: attention([512], 1000),
     "attention by all rules": lambda: attention([1], 1000, rule=RULES),
     "attention over int8": lambda: attention([1], 1000, stored=torch.int8),
-    "attention over fp8": lambda: attention([1], 1000, stored=torch.float8_e4m3fn),
+    "attention over fp8": lambda: in_e4m3(lambda: attention([1], 1000, stored=fp8.KIND)),
+    "attention of prompts over fp8": lambda: in_e4m3(lambda: attention([512], 1000, stored=fp8.KIND)),
+    "attention over bytes of e4m3": lambda: attention([1], 1000, stored=fp8.KIND),
+    "attention of trees": lambda: attention([16], 1000, tree=True),
+    "attention of trees by all rules": lambda: attention([16], 1000, rule=RULES, tree=True),
     "attention over latents": lambda: attention([1], 1000, heads=128, kv_heads=1, size=576, value=512),
     "attention of wide heads": lambda: attention([64], 1000, size=256),
     "rows": rows,
     "activations": activations,
     "queries, keys and values": qkv,
     "queries, keys, values in int8": lambda: qkv(torch.int8, interleaved=True),
+    "queries, keys, values in fp8": lambda: in_e4m3(lambda: qkv(fp8.KIND)),
+    "queries, keys, values in bytes of e4m3": lambda: qkv(fp8.KIND),
     "rotations": rotations,
     "linear of a token": lambda: KERNELS.linear(empty(1, 4096), empty(4096, 4096), empty(4096)),
     "linear of tokens": lambda: KERNELS.linear(empty(64, 4096), empty(28672, 4096), None),

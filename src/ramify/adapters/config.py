@@ -23,6 +23,7 @@ MAX_RANK = 4096
 MAX_ALPHA = 1e6
 MAX_PATTERNS = 4096
 MAX_PATTERN = 16384  # characters
+MAX_TOKENS = 65536  # that have rows of their own
 MAX_REGEX_MEMORY = 1 << 20
 ALL_LINEAR = "all-linear"
 LAYER = re.compile(r"\.[^.]*\.(\d{1,6})\.")  # the first number between two names
@@ -30,6 +31,7 @@ LAYER = re.compile(r"\.[^.]*\.(\d{1,6})\.")  # the first number between two name
 Rank = Annotated[int, msgspec.Meta(ge=1, le=MAX_RANK)]
 Alpha = Annotated[float, msgspec.Meta(ge=-MAX_ALPHA, le=MAX_ALPHA)]
 Layer = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
+Tokens = Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]], msgspec.Meta(max_length=MAX_TOKENS)]
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PATTERN)]
 Patterns = Annotated[list[Pattern], msgspec.Meta(max_length=MAX_PATTERNS)]
 
@@ -43,8 +45,6 @@ REFUSED = {
     "monteclora_config": "sampled adapters",
     "layer_replication": "repeated layers",
     "lora_bias": "biases of adapters",
-    "target_parameters": "adapters of parameters that are no modules",
-    "trainable_token_indices": "embeddings of single tokens",
 }
 
 
@@ -61,7 +61,9 @@ class PeftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     alpha_pattern: dict[Pattern, Alpha] | None = None
     layers_to_transform: list[Layer] | Layer | None = None
     layers_pattern: Patterns | str | None = None
+    target_parameters: Patterns | None = None
     modules_to_save: Patterns | None = None
+    trainable_token_indices: Tokens | dict[Pattern, Tokens] | None = None
     bias: str = "none"
 
     use_dora: Any = None
@@ -73,8 +75,6 @@ class PeftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     monteclora_config: Any = None
     layer_replication: Any = None
     lora_bias: Any = None
-    target_parameters: Any = None
-    trainable_token_indices: Any = None
 
     # Of training, or of how the base model keeps its weights.
     auto_mapping: Any = None
@@ -103,6 +103,21 @@ class PeftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def scale_of(self, module: str) -> float:
         alpha, rank = _by_pattern(self.alpha_pattern or {}, module, self.lora_alpha), self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def parameters_of(self, module: str) -> list[str]:
+        """Names of parameters of a module that were adapted: of experts, the tensors in which all of them stand."""
+        split = [name.rpartition(".") for name in self.target_parameters or ()]
+        return [f"{module}.{last}" for owner, _, last in split if not owner or f".{module}".endswith(f".{owner}")]
+
+    def tokens_of(self, module: str) -> list[int]:
+        """Tokens whose rows of an embedding or a head were trained. Those of a head that is tied to the embedding are
+        the embedding's, where it has none of its own.
+        """
+        given = self.trainable_token_indices or []
+        if isinstance(given, list):
+            return given
+        own = [tokens for name, tokens in given.items() if f".{module}".endswith(f".{name}")]
+        return own[0] if own else next(iter(given.values()), [])
 
     def adapts(self, module: str) -> bool:
         """Whether a low-rank pair of that module belongs to this adapter, as PEFT decides it."""

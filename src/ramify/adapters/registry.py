@@ -18,9 +18,9 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ramify.config.adapters import AdapterPlan, check_name
+from ramify.config.adapters import AdapterPath, AdapterPlan, check_name
 from ramify.core.errors import BadRequest, NotFound, Overloaded, UserError
 from ramify.schedule.adapter import BARE, NO_SLOT
 from ramify.schedule.adapter import Adapter as OfRequest
@@ -32,11 +32,18 @@ from ramify.wire.plan import Moved
 log = logging.getLogger(__name__)
 
 
+class Read(NamedTuple):
+    """What is known of an adapter when it is in memory: how many tokens it has, 0 for as many as the model."""
+
+    rank: int
+    vocab: int = 0
+
+
 class Store(Protocol):
     """Where the weights of adapters are."""
 
-    def read(self, id: int, name: str, path: str) -> int:
-        """Read a folder into memory, on a thread; returns the rank. Raises `UserError` where it cannot be served."""
+    def read(self, id: int, name: str, path: str) -> Read:
+        """Read a folder into memory, on a thread. Raises `UserError` where it cannot be served."""
 
     def forget(self, id: int) -> None:
         """No plan that comes will name it; those that are launched may."""
@@ -51,7 +58,7 @@ class Adapter:
     pinned: bool
     id: int
     key: bytes  # of its salts: who does not have it cannot name them
-    reading: Future[int]
+    reading: Future[Read]
     slot: int = NO_SLOT
     used: int = 0
     entered: int = 0
@@ -85,12 +92,14 @@ class Registry:
 
     def __init__(self, plan: AdapterPlan, store: Store, wake: Callable[[], None] = lambda: None) -> None:
         self.plan = plan
+        self._tell: Callable[[list[AdapterPath]], None] = lambda adapters: None
         self._store, self._wake = store, wake
         self._users: Callable[[], Iterable[Request]] = tuple
         self._named: dict[str, Adapter] = {}
         self._leaving: list[Adapter] = []  # without a name, and requests still have them
         self._slots: list[Adapter | None] = [None] * plan.slots
         self._moved: list[Moved] = []
+        self._highest: dict[str, int] = {}  # ids of tokens, of requests whose adapters were not read when they came
         self._first: Request | None = None  # of those that wait for a slot, as far as is known
         self._key = secrets.token_bytes(16)
         self._ids, self._turns = itertools.count(1), itertools.count(1)
@@ -99,6 +108,11 @@ class Registry:
     def watch(self, users: Callable[[], Iterable[Request]]) -> None:
         """Whose requests count as users of adapters."""
         self._users = users
+
+    def tell_changes(self, tell: Callable[[list[AdapterPath]], None]) -> None:
+        """Of which adapters there are: now, when one was read, and when one is not there any more."""
+        self._tell = tell
+        tell(self.paths)
 
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
@@ -123,6 +137,7 @@ class Registry:
         adapter = self._known(name)
         del self._named[name]
         self._leaving.append(adapter)
+        self._tell(self.paths)
         return adapter
 
     def release(self, adapter: Adapter) -> bool:
@@ -146,6 +161,7 @@ class Registry:
             if self._named.get(adapter.name) is adapter:
                 del self._named[adapter.name]
             raise failure
+        self._tell(self.paths)
         return self.record(adapter)
 
     def listed(self) -> list[dict[str, Any]]:
@@ -156,6 +172,12 @@ class Registry:
         """Those that requests can give."""
         return [name for name, adapter in self._named.items() if adapter.failure is None]
 
+    @property
+    def paths(self) -> list[AdapterPath]:
+        """Those that were read once, as they would be loaded."""
+        there = [adapter for adapter in self._named.values() if adapter.is_read or adapter.reading.cancelled()]
+        return [AdapterPath(adapter.name, adapter.path, adapter.pinned) for adapter in there]
+
     def record(self, adapter: Adapter) -> dict[str, Any]:
         """An adapter as others see it. `loaded`: its weights are in memory."""
         return {
@@ -164,7 +186,7 @@ class Registry:
             "path": adapter.path,
             "pinned": adapter.pinned,
             "loaded": adapter.is_read,
-            "rank": adapter.reading.result() if adapter.is_read else None,
+            "rank": adapter.reading.result().rank if adapter.is_read else None,
             "in_use": self.in_use(adapter),
             "slot": None if adapter.slot == NO_SLOT else adapter.slot,
         }
@@ -191,6 +213,12 @@ class Registry:
         if adapter.is_gone:
             adapter = self._read(adapter.name, adapter.path, adapter.pinned)
         adapter.used = next(self._turns)
+        if adapter.is_read:
+            _check_tokens(adapter, highest_of(submit))
+        else:
+            waiting = {request.id for request in self._users()}
+            self._highest = {rid: highest for rid, highest in self._highest.items() if rid in waiting}
+            self._highest[submit.rid] = highest_of(submit)
         return adapter
 
     def verdict(self, request: Request, running: Sequence[Request]) -> Verdict:
@@ -202,6 +230,10 @@ class Registry:
             return Refuse(adapter.failure)
         if not adapter.is_read:
             return Wait(f"the adapter {adapter.name} is being read")
+        try:
+            _check_tokens(adapter, self._highest.pop(request.id, -1))
+        except BadRequest as e:
+            return Refuse(e)
         if adapter.slot == NO_SLOT and self._free_slot(running) is None:
             if not self._is_before(self._first, request):
                 self._first = request
@@ -289,7 +321,7 @@ class Registry:
         self._moved = [moved for moved in self._moved if moved.id != adapter.id]
         if adapter.is_read:
             self._store.forget(adapter.id)
-        gone: Future[int] = Future()
+        gone: Future[Read] = Future()
         gone.cancel()
         adapter.reading = gone
 
@@ -311,3 +343,18 @@ class Registry:
             self._moved = [moved for moved in self._moved if moved.slot != slot]
         self._slots[slot], adapter.slot, adapter.entered = adapter, slot, next(self._turns)
         self._moved.append(Moved(slot, adapter.id))
+
+
+def highest_of(submit: Submit) -> int:
+    """The highest id of a token that a request names."""
+    params, wanted = submit.params, submit.logprobs
+    listed = () if wanted is None else wanted.ids
+    return max(max(submit.tokens), *(params.stop_token_ids or ()), *(params.logit_bias or ()), *listed, -1)
+
+
+def _check_tokens(adapter: Adapter, highest: int) -> None:
+    vocab = adapter.reading.result().vocab
+    if vocab and highest >= vocab:
+        raise BadRequest(
+            f"{highest} is not a token id of the adapter {adapter.name!r} (0 to {vocab - 1})", param="input_ids"
+        )

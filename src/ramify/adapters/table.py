@@ -6,14 +6,16 @@ layer's weight is stored; neither the layer nor the model knows. A hook does not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ramify.adapters.own import BehindOwnEmbedding, BehindOwnHead, OwnHead, OwnRows, OwnRuns, Run
 from ramify.layers.linear import Embedding, Interleaved, Linear, TiedHead
 from ramify.layers.moe import Experts, GroupedLinear
 from ramify.layers.separate import SeparateLinear
@@ -24,12 +26,13 @@ from ramify.wire.plan import Moved
 
 Parts = Mapping[int, tuple[LowRank, ...]]  # by group: the number of an expert, 0 where there are none
 NOTHING: Parts = {}
+LAYER = re.compile(r"(?:backbone\.)?layers\.(\d+)\.mlp\.experts\.\w+")
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a module that can be adapted stands: in a layer, in a group of it, from output `begin` on; its outputs in
-    another order than a checkpoint has them, where there is one.
+    another order than a checkpoint has them, where there is one. All experts together stand in so many `groups`.
     """
 
     layer: str
@@ -39,16 +42,21 @@ class Place:
     outputs: int
     kind: Kind
     order_E: Tensor | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What an adapter does, by the path of a layer. Of an embedding `rows` has what is looked up for each token,
-    [V, R], and `layers` what becomes of that.
+    [V, R], and `layers` what becomes of that. `vocab` is how many tokens it has, 0 for as many as the model; what it
+    has of embedding and head for itself stands in place of the model's.
     """
 
     layers: Mapping[str, Parts]
     rows: Mapping[str, Tensor] = field(default_factory=dict)
+    vocab: int = 0
+    own_embedding: OwnRows | None = None
+    own_head: OwnHead | None = None
 
 
 @dataclass
@@ -59,6 +67,7 @@ class Runs:
 
     rows_N3: Tensor | None = None
     sorted_R3: Tensor | None = None
+    own: OwnRuns = field(default_factory=OwnRuns)
 
 
 class Behind(Protocol):
@@ -69,14 +78,30 @@ class Behind(Protocol):
 
 
 class AdapterTable:
-    """`slots` adapters at once, of rank `rank` at most. Called by the thread that runs the steps, but for `hold`."""
+    """`slots` adapters at once, of rank `rank` at most, and with so many `added` tokens. Of `vocabulary`, embeddings
+    and heads, they may have rows of their own. Called by the thread that runs the steps, but for `hold`.
+    """
 
     def __init__(
-        self, model: nn.Module, sites: Mapping[str, Site], slots: int, rank: int, kernels: Kernels, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        sites: Mapping[str, Site],
+        slots: int,
+        rank: int,
+        kernels: Kernels,
+        dtype: torch.dtype,
+        vocabulary: Mapping[str, Site] | None = None,
+        added: int = 0,
     ) -> None:
         self.places = _places(model, sites)
-        self.dtype = dtype
+        self.vocabulary = _places(model, vocabulary or {})
+        self.dtype, self.kernels, self._added = dtype, kernels, added
         self._runs = Runs()
+        self.vocab, self.hidden, self.is_tied = 0, 0, False
+        self._vocabs: dict[int, int] = {}  # by slot, where it is not the model's
+        self._own_embedding: BehindOwnEmbedding | None = None
+        self._own_head: BehindOwnHead | None = None
+        self._take_over(model)
         self._fitted: dict[int, Fitted] = {}  # in memory, by id
         self._in_slot: list[int] = [0] * slots  # ids
         self._behind: dict[str, Behind] = {}
@@ -86,14 +111,38 @@ class AdapterTable:
             self._behind[path].attach(model, path)
 
     def _made(self, places: list[Place], slots: int, rank: int, kernels: Kernels) -> Behind:
-        groups = 1 + max(place.group for place in places)
+        groups = max(max(place.group + 1, place.groups) for place in places)
         table = LowRanks(slots * groups, -(-len(places) // groups), self.dtype)
-        if places[0].kind == "expert":
+        if places[0].kind in ("expert", "experts"):
             return BehindExperts(table, groups, self._runs, kernels)
         if places[0].kind == "embedding":
-            rows_SVR = torch.zeros(slots, places[0].inputs, rank, dtype=self.dtype)
+            rows_SVR = torch.zeros(slots, places[0].inputs + self._added, rank, dtype=self.dtype)
             return BehindEmbedding(table, rows_SVR, self._runs, kernels)
         return BehindLinear(table, self._runs, kernels)
+
+    def _take_over(self, model: nn.Module) -> None:
+        """Before low ranks are added."""
+        for place in self.vocabulary.values():
+            if place.kind == "embedding":
+                self.vocab, self.hidden = place.inputs, place.outputs
+                self._own_embedding = BehindOwnEmbedding(self._runs.own, self.vocab)
+                self._own_embedding.attach(model, place.layer)
+            else:
+                self.is_tied = place.kind == "head" and isinstance(model.get_submodule(place.layer), TiedHead)
+                self._own_head = BehindOwnHead(self._runs.own, self.kernels)
+                self._own_head.attach(model, place.layer)
+
+    def stack(self, layer: int, inputs: int, outputs: int) -> Place | None:
+        """All experts of a layer, of one of their two tensors, which the sizes tell; None where there is no such."""
+        there = [place for place in self.places.values() if _layer_of(place) == layer and place.kind != "linear"]
+        for path in {place.layer for place in there}:
+            parts = [place for place in there if place.layer == path]
+            first = parts[0]
+            of_one = [place.outputs for place in parts if place.group == first.group]
+            if (first.inputs, sum(of_one)) == (inputs, outputs):
+                groups = max(max(place.group + 1, place.groups) for place in parts)
+                return replace(first, group=0, begin=0, outputs=outputs, groups=groups)
+        return None
 
     def hold(self, id: int, fitted: Fitted) -> None:
         """Plans may name it from now on. From any thread."""
@@ -111,6 +160,27 @@ class AdapterTable:
 
     def compute(self, runs_N3: Tensor | None) -> None:
         self._runs.rows_N3 = runs_N3
+        own = self._runs.own
+        own.of_embedding, own.of_head = (
+            self._having(runs_N3, self._own_embedding),
+            self._having(runs_N3, self._own_head),
+        )
+
+    @property
+    def can_record(self) -> bool:
+        return not self._runs.own.of_embedding
+
+    def widths(self, adapters: Sequence[int]) -> list[int] | None:
+        if not self._vocabs:
+            return None
+        return [self._vocabs.get(slot, self.vocab) for slot in adapters]
+
+    @staticmethod
+    def _having(runs_N3: Tensor | None, behind: BehindOwnEmbedding | BehindOwnHead | None) -> list[Run]:
+        """Runs of slots that have rows of their own there."""
+        if runs_N3 is None or behind is None or not behind.slots:
+            return []
+        return [(start, stop, slot) for start, stop, slot in runs_N3.tolist() if stop > start and slot in behind.slots]
 
     @property
     def held(self) -> list[int]:
@@ -121,6 +191,13 @@ class AdapterTable:
         self._in_slot[slot] = id
         for path, behind in self._behind.items():
             behind.put(slot, fitted, path)
+        if self._own_embedding is not None:
+            self._own_embedding.put(slot, fitted.own_embedding)
+        if self._own_head is not None:
+            self._own_head.put(slot, fitted.own_head)
+        self._vocabs.pop(slot, None)
+        if fitted.vocab not in (0, self.vocab):
+            self._vocabs[slot] = fitted.vocab
 
 
 class BehindLinear:
@@ -183,11 +260,13 @@ class BehindEmbedding:
     def put(self, slot: int, fitted: Fitted, path: str) -> None:
         rows_VR = fitted.rows.get(path)
         if rows_VR is not None:
-            self._rows_SVR[slot, :, : rows_VR.shape[1]] = rows_VR
+            self._rows_SVR[slot, : rows_VR.shape[0], : rows_VR.shape[1]] = rows_VR
         _put(self._table, slot, fitted.layers.get(path, NOTHING).get(0, ()))
 
     def _add(self, layer: nn.Module, inputs: tuple[Tensor], y_TD: Tensor) -> None:
         runs_N3, tokens_T = self._runs.rows_N3, inputs[0]
+        if self._runs.own.of_embedding and self._runs.own.tokens_T is not None:
+            tokens_T = self._runs.own.tokens_T
         if runs_N3 is not None:
             slot_T = slots_of(runs_N3, len(tokens_T)).clamp(min=0)
             x_TR = self._rows_SVR.flatten(0, 1).index_select(0, slot_T * self._rows_SVR.shape[1] + tokens_T)
@@ -222,11 +301,21 @@ def _places(model: nn.Module, sites: Mapping[str, Site]) -> dict[str, Place]:
     found = {}
     for name, site in sites.items():
         layer, group = model.get_submodule(site.layer), expert_of(site.part) if site.kind == "expert" else 0
-        begin = None if group is None else BEGINS.get(type(layer), _nowhere)(layer, group, site.part)
+        if site.kind == "experts":
+            begin = 0 if isinstance(layer, GroupedLinear | SeparateLinear) else None
+        else:
+            begin = None if group is None else BEGINS.get(type(layer), _nowhere)(layer, group, site.part)
         if begin is not None and group is not None:
             order_E = layer.order_of(site.part) if isinstance(layer, Interleaved) else None
-            found[name] = Place(site.layer, group, begin, site.inputs, site.outputs, site.kind, order_E)
+            if site.mixed:
+                order_E = torch.arange(site.outputs).view(-1, 2).T.flatten()
+            found[name] = Place(site.layer, group, begin, site.inputs, site.outputs, site.kind, order_E, site.groups)
     return found
+
+
+def _layer_of(place: Place) -> int:
+    match = LAYER.fullmatch(place.layer)
+    return -1 if match is None else int(match[1])
 
 
 def _of_linear(layer: Any, group: int, part: str) -> int:

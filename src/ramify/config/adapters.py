@@ -25,19 +25,28 @@ class AdapterPath(msgspec.Struct, frozen=True):
 class Adaptable:
     """What the model and the adapters to load at start say. `elements` are the numbers of an adapter of rank 1, over
     all modules that `targets` name; of which `rows` are looked up by token. `rank` is the highest of those adapters, 0
-    where there are none.
+    where there are none. Modules that `whole` names may be replaced as a whole, by `cells` numbers. A token that is
+    added has `width` numbers in embedding and head, and one in each of `vocabularies` low ranks (of which `looked_up`
+    are looked up); `added` is the most of those adapters.
     """
 
     elements: int
     targets: tuple[str, ...]
     rank: int = 0
     rows: int = 0
+    whole: tuple[str, ...] = ()
+    cells: int = 0
+    width: int = 0
+    vocabularies: int = 0
+    looked_up: int = 0
+    added: int = 0
 
 
 @dataclass(frozen=True)
 class AdapterPlan:
     """Room for adapters: `slots` of them compute together, `loaded` are in memory, of which each takes up to `each`
-    bytes: rank `rank` in all modules that `targets` name (by their last words). A slot takes `slot` bytes of its own.
+    bytes: rank `rank` in all modules that `targets` name (by their last words), those that `whole` names as a whole,
+    and `added` tokens. A slot takes `slot` bytes of its own.
     """
 
     slots: int
@@ -47,6 +56,8 @@ class AdapterPlan:
     each: int
     policy: str
     slot: int = 0
+    whole: tuple[str, ...] = ()
+    added: int = 0
 
     @property
     def size(self) -> int:

@@ -91,8 +91,8 @@ class ModelSettings:
     threads: int | None = setting(
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
     )
-    attention_backend: Literal["auto", "cpu", "torch_native", "triton", "reference"] = setting(
-        "auto", "Who computes attention: cpu and torch_native on a CPU, triton on a GPU."
+    attention_backend: Literal["auto", "cpu", "torch_native", "triton", "flashinfer", "fa3", "reference"] = setting(
+        "auto", "Who computes attention: cpu and torch_native on a CPU; on a GPU triton, or what is installed there."
     )
     linear_backend: Literal["auto", "packed", "torch", "triton"] = setting(
         "auto", "Who multiplies with weights: packed on a CPU; on a GPU torch (cuBLAS), or triton, which is invariant."
@@ -115,8 +115,8 @@ class CacheSettings:
     """KV cache"""
 
     page_size: int | None = setting(None, "Tokens per page of KV cache. Default: 16.", within=Range(1, 4096))
-    kv_cache_dtype: Literal["auto", "bf16", "bfloat16", "fp32", "float32", "int8"] = setting(
-        "auto", "Type of keys and values in the cache; int8 has a scale per token and head."
+    kv_cache_dtype: Literal["auto", "bf16", "bfloat16", "fp32", "float32", "int8", "fp8_e4m3"] = setting(
+        "auto", "Type of keys and values in the cache; int8 has a scale per token and head; fp8_e4m3 is for GPUs."
     )
     mem_fraction_static: float | None = setting(
         None,
@@ -190,6 +190,15 @@ class AdapterSettings:
     )
     lora_target_modules: tuple[str, ...] | None = setting(
         None, "What adapters may change (q_proj ...), or all. Default: what those of --lora-paths do, else all."
+    )
+    lora_whole_modules: tuple[str, ...] | None = setting(
+        None,
+        "What adapters may have as a whole (embed_tokens, lm_head, score). Default: what those of --lora-paths have.",
+    )
+    lora_extra_vocab_size: int | None = setting(
+        None,
+        "Tokens that an adapter may add or have rows of its own for. Default: the most of --lora-paths, else 0.",
+        within=Range(0, 65536),
     )
     max_loras_per_batch: int = setting(
         8, "Adapters that compute together, each of which has memory of its own.", within=Range(1, 256)

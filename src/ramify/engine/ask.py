@@ -58,7 +58,8 @@ class SessionParams(msgspec.Struct, kw_only=True):
 @dataclass(frozen=True)
 class Limits:
     """What the model and the server allow. `context` in tokens, prompt and output together; `most` requests can run
-    and wait at once; `hidden` is the width of a hidden state, which are shown where `tells_hidden`.
+    and wait at once; `hidden` is the width of a hidden state, which are shown where `tells_hidden`; adapters have up to
+    `added` tokens beside those of the model, of which the engine knows how many an adapter has.
     """
 
     context: int
@@ -70,6 +71,7 @@ class Limits:
     scores: bool = True  # there is a model, whose log probabilities can be asked for
     head: Head | None = None  # of a model that gives vectors or scores and no tokens
     adapters: bool = False
+    added: int = 0
     invariant: bool = True  # numbers of a request can be its own
 
 
@@ -154,14 +156,15 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     if ask.pooling is not None:
         return [_pooled(ask, limits, origin)]
     max_new, may_shorten = _length(ask, len(ask.tokens), limits.context)
-    tokens = check_tokens(ask.tokens, limits.vocab)
+    vocab = limits.vocab + (limits.added if ask.adapter else 0)
+    tokens = check_tokens(ask.tokens, vocab)
     if len(tokens) * ask.params.n > MAX_PROMPTED:
         raise BadRequest(f"{ask.params.n} choices of {len(tokens)} prompt tokens are over {MAX_PROMPTED}", param="n")
     if ask.return_logprob and not limits.scores:
         raise BadRequest(
             "there are no log probabilities with --load-format none: nothing is computed", param="logprobs"
         )
-    wants = _logprobs(ask, len(tokens), limits.vocab)
+    wants = _logprobs(ask, len(tokens), vocab)
     if wants is not None:
         max_new = _listable(ask, wants, len(tokens), max_new, may_shorten)
     if ask.params.min_new_tokens > max_new:
@@ -173,8 +176,8 @@ def submits(ask: Ask, limits: Limits, origin: int) -> list[Submit]:
     rid = ask.rid or new_rid()
     salt = salted(ask.salt, ask.vectors) if ask.vectors else ask.salt
     hidden = _hidden(ask, len(tokens), max_new, limits)
-    check_ids(ask.params.stop_token_ids or (), limits.vocab, "stop_token_ids")
-    check_ids(ask.params.logit_bias or (), limits.vocab, "logit_bias")
+    check_ids(ask.params.stop_token_ids or (), vocab, "stop_token_ids")
+    check_ids(ask.params.logit_bias or (), vocab, "logit_bias")
     if ask.turn is not None and ask.params.n > 1:
         raise BadRequest("a turn of a session is one choice: n should be 1", param="n")
     if ask.vectors:
@@ -222,7 +225,7 @@ def check_task(head: Head | None, *, pools: bool) -> None:
 
 def _pooled(ask: Ask, limits: Limits, origin: int) -> Submit:
     """A text that is read and not continued: it may be as long as the context."""
-    tokens = check_tokens(ask.tokens, limits.vocab)
+    tokens = check_tokens(ask.tokens, limits.vocab + (limits.added if ask.adapter else 0))
     if len(tokens) > limits.context:
         raise BadRequest(
             f"The input ({len(tokens)} tokens) is longer than the model's context length ({limits.context} tokens).",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from ramify.engine.control import Controls
 from ramify.engine.idle import Idle
 from ramify.engine.loop import Loop
 from ramify.engine.meter import EngineMeter
+from ramify.engine.remembered import Remembered
 from ramify.engine.sessions import Sessions
 from ramify.grammar.compiler import Compiler, Options
 from ramify.grammar.constraint import Constraint, GrammarError
@@ -59,13 +60,19 @@ Progress = Callable[[int, int], None]
 
 
 def assemble(
-    resolved: Resolved, channel: EngineEnd, progress: Progress | None = None, idle: Idle | None = None
+    resolved: Resolved,
+    channel: EngineEnd,
+    progress: Progress | None = None,
+    idle: Idle | None = None,
+    remembered: Remembered | None = None,
 ) -> Loop:
-    """A loop that is ready to run: weights loaded, pages allocated. `idle` is told when there is nothing to do."""
+    """A loop that is ready to run: weights loaded, pages allocated. `idle` is told when there is nothing to do;
+    `remembered` knows the adapters of an engine before this one.
+    """
     guides = make_guides(resolved, channel)
     executor = make_executor(resolved, progress)
     resolved = as_made(resolved, executor)
-    schedule, registry = resolved.settings.schedule, make_registry(resolved, executor, channel)
+    schedule, registry = resolved.settings.schedule, make_registry(resolved, executor, channel, remembered)
     meter, sessions = EngineMeter(resolved), Sessions()
     scheduler = Scheduler(
         make_ledger(resolved),
@@ -92,8 +99,13 @@ def assemble(
     return Loop(scheduler, executor, channel, depth=resolved.depth, control=control, meter=meter)
 
 
-def make_registry(resolved: Resolved, executor: ThreadExecutor | NullExecutor, channel: EngineEnd) -> Registry | None:
-    """Adapters, those of `--lora-paths` read."""
+def make_registry(
+    resolved: Resolved,
+    executor: ThreadExecutor | NullExecutor,
+    channel: EngineEnd,
+    remembered: Remembered | None = None,
+) -> Registry | None:
+    """Adapters, those of `--lora-paths` read, or those that an engine before this one had."""
     if resolved.adapters is None:
         return None
     from ramify.adapters.store import AdapterStore
@@ -105,24 +117,37 @@ def make_registry(resolved: Resolved, executor: ThreadExecutor | NullExecutor, c
     table = executor.runner.adapters
     assert isinstance(table, AdapterTable)
     registry = Registry(resolved.adapters, AdapterStore(table, resolved.adapters, executor.in_turn), channel.wake)
+    former = None if remembered is None else remembered.read()
     try:
-        for path in named_paths(resolved.settings.adapters.lora_paths or ()):
+        for path in named_paths(resolved.settings.adapters.lora_paths or ()) if former is None else ():
             load_at_start(registry, path)
     except StartupError:
         registry.close()
         executor.close()
         raise
+    load_again(registry, former or ())
+    if remembered is not None:
+        registry.tell_changes(remembered.write)
     return registry
 
 
-def load_at_start(registry: Registry, path: AdapterPath) -> None:
+def load_at_start(registry: Registry, path: AdapterPath, where: str = "--lora-paths") -> None:
     try:
         adapter = registry.load(path.lora_name, path.lora_path, path.pinned)
         wait([adapter.reading])
         registry.settled(adapter)
     except UserError as e:
-        raise StartupError(f"--lora-paths {path.lora_name}: {e.message}") from None
-    log.info("adapter %s, of rank %d, from %s", path.lora_name, adapter.reading.result(), path.lora_path)
+        raise StartupError(f"{where} {path.lora_name}: {e.message}") from None
+    log.info("adapter %s, of rank %d, from %s", path.lora_name, adapter.reading.result().rank, path.lora_path)
+
+
+def load_again(registry: Registry, paths: Sequence[AdapterPath]) -> None:
+    """What cannot be read any more is left out, and said: the engine serves the others."""
+    for path in paths:
+        try:
+            load_at_start(registry, path, "loaded again")
+        except StartupError as e:
+            log.error("an adapter is lost with the engine that had it: %s", e.cause)
 
 
 def make_ledger(resolved: Resolved) -> Ledger:
@@ -246,6 +271,8 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
         window=any(model.windowed),
         softcap=model.softcapped,
         sinks=model.sinks,
+        chunks=model.chunk is not None,
+        stored=resolved.kv_dtype,
     )
     attention = platform.attention(resolved.attention, shape)
     kernels = platform.kernels
@@ -258,7 +285,9 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
     else:
         load_weights(built, resolved.folder, model, progress)
     adapters = None if resolved.adapters is None else _adapter_table(resolved, built, kernels, dtype)
-    pooler = None if model.head is None else HeadPooler(model.head, built.head, platform.device)
+    pooler = (
+        None if model.head is None else HeadPooler(model.head, built.head, platform.device, platform.staging, adapters)
+    )
     if model.encoder is not None:
         assert pooler is not None, "an encoder has a head"
         return EncoderRunner(built, pooler, platform.device, platform.staging)
@@ -290,4 +319,7 @@ def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype
 
     plan = resolved.adapters
     assert plan is not None
-    return AdapterTable(built, chosen(sites_of(resolved.model), plan.targets), plan.slots, plan.rank, kernels, dtype)
+    sites = sites_of(resolved.model)
+    words = {name: site for name, site in sites.items() if site.can_be_whole}
+    some = chosen(sites, plan.targets)
+    return AdapterTable(built, some, plan.slots, plan.rank, kernels, dtype, words, plan.added)

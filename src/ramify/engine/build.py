@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ramify.adapters.config import FILE, MAX_CONFIG, read_config
+from ramify.adapters.peft import Outline, outline
 from ramify.config import gguf
 from ramify.config.adapters import ALL, Adaptable, AdapterPath, named_paths
 from ramify.config.generation import read_sampling_defaults
@@ -78,27 +78,34 @@ def adaptable(settings: Settings, model: ModelConfig) -> Adaptable | None:
     sites = sites_of(model)
     if not sites:
         raise StartupError(f"{model.architecture}: adapters are served with native decoders only")
-    brought = [_brought(each) for each in named_paths(asked.lora_paths or ())]
-    targets = asked.lora_target_modules or tuple(sorted({target for _, words in brought for target in words}))
-    some = chosen(sites, targets or (ALL,))
-    rank = max((rank for rank, _ in brought), default=0)
-    elements = sum(site.elements for site in some.values())
-    rows = sum(site.inputs for site in some.values() if site.kind == "embedding")
-    return Adaptable(elements, tuple(sorted({target_of(name) for name in some})), rank, rows)
+    brought = [_brought(each, model) for each in named_paths(asked.lora_paths or ())]
+    targets = asked.lora_target_modules or tuple(sorted({target for each in brought for target in each.targets}))
+    some = chosen(sites, tuple({target_of(name) for name in chosen(sites, targets or (ALL,))}))
+    words = {name: site for name, site in sites.items() if site.has_vocabulary}
+    whole = asked.lora_whole_modules or tuple(sorted({name for each in brought for name in each.whole}))
+    large = {name: site for name, site in sites.items() if site.can_be_whole}
+    replaced = chosen(large, whole, "--lora-whole-modules")
+    return Adaptable(
+        sum(site.elements for site in some.values()),
+        tuple(sorted({target_of(name) for name in some})),
+        max((each.rank for each in brought), default=0),
+        sum(site.inputs for site in some.values() if site.kind == "embedding"),
+        tuple(sorted({target_of(name) for name in replaced})),
+        sum(site.tokens * site.width for site in replaced.values()),
+        sum(site.width for site in words.values()),
+        sum(site.has_vocabulary for site in some.values()),
+        sum(site.kind == "embedding" for site in some.values()),
+        max((each.tokens for each in brought), default=0),
+    )
 
 
-def _brought(path: AdapterPath) -> tuple[int, tuple[str, ...]]:
-    """The highest rank of an adapter to load, and the last words of its targets; all, where they are an expression."""
-    file = Path(path.lora_path) / FILE
+def _brought(path: AdapterPath, model: ModelConfig) -> Outline:
     try:
-        with file.open("rb") as stream:
-            config = read_config(stream.read(MAX_CONFIG))
+        return outline(Path(path.lora_path), model.vocab)
     except OSError as e:
-        raise StartupError(f"--lora-paths {path.lora_name}: {file}: {e.strerror}") from None
+        raise StartupError(f"--lora-paths {path.lora_name}: {e.filename}: {e.strerror}") from None
     except UserError as e:
         raise StartupError(f"--lora-paths {path.lora_name}: {e.message}") from None
-    listed = config.target_modules if isinstance(config.target_modules, list) else [ALL]
-    return max(config.r, *(config.rank_pattern or {}).values(), 0), tuple(target_of(name) for name in listed)
 
 
 def load_model_tokenizer(resolved: Resolved) -> Tokenizer | None:

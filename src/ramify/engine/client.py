@@ -68,12 +68,14 @@ class Client:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def open(self, ask: Ask, deliver: Deliver, text: bool = True) -> list[Generation]:
-        """Send a request, one generation per choice; `deliver` is called with their news on the receiving thread."""
+    def open(self, ask: Ask, deliver: Deliver, text: bool = True, words: Tokenizer | None = None) -> list[Generation]:
+        """Send a request, one generation per choice; `deliver` is called with their news on the receiving thread.
+        `words` is what writes the text, if that is not the model's tokenizer.
+        """
         if self.died is not None:
             raise EngineDead(self.died)
         made = [
-            Generation(submit, self._stream(ask, text), deliver)
+            Generation(submit, self._stream(ask, text, words or self.tokenizer), deliver)
             for submit in submits(ask, self.limits, self._end.origin)
         ]
         with self._opening:
@@ -93,14 +95,15 @@ class Client:
             raise
         return made
 
-    def _stream(self, ask: Ask, text: bool) -> TextStream | None:
+    @staticmethod
+    def _stream(ask: Ask, text: bool, words: Tokenizer | None) -> TextStream | None:
         if ask.pooling is not None:
             return None
-        if self.tokenizer is None or not text:
+        if words is None or not text:
             if ask.params.has_text_stops:
                 raise BadRequest("stop strings and stop regexes need a tokenizer", param="stop")
             return None
-        return TextStream(ask.params, self.tokenizer.detokenizer(ask.params.skip_special_tokens, ask.tokens, ask.marks))
+        return TextStream(ask.params, words.detokenizer(ask.params.skip_special_tokens, ask.tokens, ask.marks))
 
     def abort(self, generation: Generation) -> None:
         """Its caller has lost interest: nothing more is delivered."""

@@ -50,7 +50,6 @@ class Controls:
     ) -> None:
         self._idle = idle or Idle(None)
         self._adapters = adapters
-        self._adapters_at_start = self._adapter_names()
         self._resolved = resolved
         self._meter = meter
         self._sessions = sessions
@@ -122,7 +121,7 @@ class Controls:
         """Something is computed, or would be lost with this process."""
         if not loop.is_idle or self._waiting.patience() is not None:
             return True
-        return loop.paused or len(self._sessions) > 0 or self._adapter_names() != self._adapters_at_start
+        return loop.paused or len(self._sessions) > 0
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -190,9 +189,6 @@ class Controls:
         return self._sessions.prefix(turn, args["offset"], args["drop_output"])
 
     # -- adapters ----------------------------------------------------------------------------------------------------
-
-    def _adapter_names(self) -> set[str]:
-        return set() if self._adapters is None else set(self._adapters.names)
 
     def _registry(self) -> Registry:
         if self._adapters is None:

@@ -433,6 +433,7 @@ def limits_of(resolved: Resolved) -> Limits:
         resolved.settings.model.load_format != "none",
         model.head,
         resolved.adapters is not None,
+        0 if resolved.adapters is None else resolved.adapters.added,
         resolved.invariance != "no",
     )
 

@@ -1,6 +1,7 @@
 """What the parent gives its child processes: everything resolved, in one file of a folder only they can enter.
 
     FOLDER/handover             a `Handover`
+    FOLDER/adapters-<model>.json  which adapters its engine has, for one that is started again
     FOLDER/<model>.<start>/     the sockets between an engine, of the <start>th start, and the API workers
 
 Children also inherit the ends of two pipes. The *lifeline* closes when the parent is gone, however it went: then a

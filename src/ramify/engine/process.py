@@ -15,6 +15,7 @@ from ramify.engine import handover
 from ramify.engine.assemble import assemble
 from ramify.engine.idle import Idle
 from ramify.engine.loop import Loop
+from ramify.engine.remembered import Remembered
 from ramify.wire.channel import ZmqClientEnd, ZmqEngineEnd
 from ramify.wire.messages import Control, Hello
 from ramify.wire.notices import EngineFailed, EngineIdle, EngineReady
@@ -33,7 +34,7 @@ def main(folder: Path, model: int, start: int) -> int:
     channel = ZmqEngineEnd(meeting, given.workers)
     idle = Idle(resolved.settings.model.idle_unload_after, lambda: handover.tell(given, EngineIdle(model, start)))
     try:
-        loop = assemble(resolved, channel, _progress(), idle)
+        loop = assemble(resolved, channel, _progress(), idle, Remembered(folder, model))
     except StartupError as e:
         handover.tell(given, EngineFailed(model, start, str(e)))
         return 1

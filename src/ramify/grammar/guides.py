@@ -54,7 +54,7 @@ class GrammarGuides:
 
     def __init__(self, grammars: Grammars, vocab: int) -> None:
         self._grammars = grammars
-        self._words = -(-vocab // 32)
+        self._words, self._spare = -(-vocab // 32), vocab % 32
 
     def warm(self) -> None:
         self._grammars.warm()
@@ -96,6 +96,8 @@ class GrammarGuides:
                     ended[row.request.id] = guide.failed
                 else:
                     again.append(row.request.id)
+        if self._spare:
+            words[:, -1] &= (1 << self._spare) - 1  # an adapter may have tokens of those numbers
         return Allowed(Masks([row.index for row in rows], words), ended, again)
 
 

@@ -216,6 +216,8 @@ class _Endpoint:
         if self._route.computes:
             held.enter_context(state.link.hold())
             await state.link.engine()
+        if self._route.words:
+            state = await state.under(asked)
         return await self._route.handler(request, state, asked)
 
     async def _body(self, request: Request, limit: int, optional: bool) -> dict[str, Any]:

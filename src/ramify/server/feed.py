@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
 
 from ramify.core.errors import BadRequest
 from ramify.engine.ask import Ask
@@ -40,7 +43,7 @@ class Feed:
         deliver = self._client.into(self._put)
         try:
             for ask in asks:
-                self.generations += self._client.open(ask, deliver)
+                self.generations += self._client.open(_ending(ask, state.ends), deliver, words=state.tokenizer)
         except BaseException:
             self.close()
             raise
@@ -91,6 +94,14 @@ class Feed:
         for generation in self.generations:
             self._client.abort(generation)
             self._lines.finished(generation)
+
+
+def _ending(ask: Ask, ends: tuple[int, ...]) -> Ask:
+    """Ends at these tokens as well, unless it goes on at the model's."""
+    if not ends or ask.params.ignore_eos or ask.pooling is not None:
+        return ask
+    stops = [*(ask.params.stop_token_ids or ()), *ends]
+    return replace(ask, params=msgspec.structs.replace(ask.params, stop_token_ids=stops))
 
 
 async def _settled(client: Client) -> None:

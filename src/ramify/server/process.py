@@ -25,10 +25,12 @@ from ramify.engine import handover
 from ramify.engine.client import Client
 from ramify.engine.engine import limits_of
 from ramify.engine.handover import Handover
+from ramify.engine.remembered import Remembered
 from ramify.server.app import make_app
 from ramify.server.directory import Directory
 from ramify.server.link import DRAINING, Link
 from ramify.server.state import TOKENIZER_THREADS, State
+from ramify.server.words import AdapterWords
 from ramify.wire.channel import ZmqClientEnd
 from ramify.wire.notices import EngineNews, LetGo, Unwanted, Wanted, WorkerReady
 
@@ -123,7 +125,8 @@ def _state(given: Handover, folder: Path, origin: int, model: int, threads: Thre
 
     parent, lazy = _ToParent(given, origin, model), resolved.settings.model.lazy
     link = Link(resolved.served_name, connect, parent, lazy=lazy, most=resolved.queue)
-    state = State(resolved, link, threads, folder)
+    words = None if resolved.adapters is None else AdapterWords(resolved, Remembered(folder, model))
+    state = State(resolved, link, threads, folder, words)
     return state
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ramify.config.generation import read_sampling_defaults
 from ramify.config.resolve import Resolved
 from ramify.core.errors import BadRequest, NotFound
-from ramify.engine.build import load_model_tokenizer
 from ramify.engine.client import Client
-from ramify.engine.speech import Speech, speech_of
+from ramify.engine.speech import Speech
+from ramify.server.language import Language, language_of
 from ramify.server.link import Link
+from ramify.server.words import AdapterWords, adapters_in
 from ramify.text.passages import PassageReader
 from ramify.text.template import ChatTemplate
 from ramify.text.tokenizer import Tokenizer
@@ -29,31 +30,6 @@ T = TypeVar("T")
 TOKENIZER_THREADS = 2
 
 
-@dataclass(frozen=True)
-class Language:
-    """What is read of a model's files to turn its requests into tokens and its tokens into answers."""
-
-    tokenizer: Tokenizer | None
-    template: ChatTemplate | None
-    speech: Speech
-    sampling_defaults: dict[str, Any]  # of OpenAI's routes
-    preferred: dict[str, Any]  # of /generate
-    reader: PassageReader | None
-
-
-def language_of(resolved: Resolved) -> Language:
-    """Reads files, and takes as long as that takes."""
-    tokenizer = load_model_tokenizer(resolved)
-    template = None
-    if tokenizer is not None and tokenizer.chat_template is not None:
-        template = ChatTemplate(tokenizer.chat_template, tokenizer.names)
-    by_model = resolved.settings.server.sampling_defaults == "model"
-    defaults = resolved.preferred | (read_sampling_defaults(resolved.folder) if by_model else {})
-    reader = None if tokenizer is None else PassageReader(tokenizer, resolved.model.head)
-    speech = speech_of(resolved, tokenizer)
-    return Language(tokenizer, template, speech, defaults, resolved.preferred, reader)
-
-
 @dataclass
 class State:
     """One model, one API worker."""
@@ -62,6 +38,7 @@ class State:
     link: Link
     threads: ThreadPoolExecutor
     folder: Path  # of this run, for files that nobody else may read
+    adapter_words: AdapterWords | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     warned: set[str] = field(default_factory=set)
     directory: Directory = field(init=False)  # in which it stands, with the others
@@ -75,6 +52,29 @@ class State:
                 self._language = await self.off_loop(language_of, self.resolved)
         for client in self.link.clients:
             client.tokenizer = self.tokenizer
+
+    async def under(self, asked: Any) -> State:
+        """The same with the language of the adapter that a request names, where that has one of its own."""
+        if self.adapter_words is None or self._language is None:
+            return self
+        named = adapters_in(asked, self.adapter_in)
+        found = [await self.off_loop(self.adapter_words.of, name, self._language) for name in named - {""}]
+        own = [language for language in found if language is not None]
+        if not own:
+            return self
+        if len(named) > 1:
+            raise BadRequest(
+                "lora_path: an adapter that has a tokenizer or a chat template of its own is asked by itself",
+                param="lora_path",
+            )
+        state = copy.copy(self)
+        state._language = own[0]
+        return state
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end an answer and are not the model's."""
+        return () if self._language is None else self._language.ends
 
     @property
     def language(self) -> Language:

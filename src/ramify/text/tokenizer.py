@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -122,6 +123,21 @@ def load_tokenizer(folder: Path, chat_template: str | None = None) -> Tokenizer:
     from ramify.text.fallback import load_backend
 
     return Tokenizer(load_backend(folder), config, template)
+
+
+def load_beside(folder: Path, common: Tokenizer, common_folder: Path, chat_template: str | None = None) -> Tokenizer:
+    """Of a folder that was trained over a model with the tokenizer `common`, whose vocabulary is shared where it is the
+    same: large ones take 100 MB. What the folder does not say, the model does.
+    """
+    config, template = _read_config(folder, chat_template)
+    own, shared = folder / FILE, common_folder / FILE
+    if own.is_file() and not (shared.is_file() and own.read_bytes() == shared.read_bytes()):
+        made = Tokenizer(_read_backend(own), config, template)
+    else:
+        made = copy.copy(common)
+    made.chat_template = template if chat_template is None and template is not None else common.chat_template
+    made.names = common.names | special_names(config)
+    return made
 
 
 def check_tokenizer(folder: Path, chat_template: str | None = None) -> None:

@@ -19,9 +19,25 @@ class Adapters(Protocol):
     def compute(self, runs_N3: Tensor | None) -> None:
         """Which rows of what is computed next have an adapter, as `Kernels.lora` takes it; None: none of them."""
 
+    @property
+    def can_record(self) -> bool:
+        """Whether what is computed next depends on the number of rows alone, and not on whose they are."""
+
+    def widths(self, adapters: Sequence[int]) -> list[int] | None:
+        """How many tokens the adapters in these slots have, and the model, for -1: so many logits of a row count. None:
+        all have as many as the model.
+        """
+
 
 class NoAdapters:
     def move(self, moved: Sequence[Moved]) -> None:
         assert not moved, "there are no adapters"
 
     def compute(self, runs_N3: Tensor | None) -> None: ...
+
+    @property
+    def can_record(self) -> bool:
+        return True
+
+    def widths(self, adapters: Sequence[int]) -> list[int] | None:
+        return None

@@ -65,6 +65,8 @@ class CapturedForward:
         capturer, rows = self._capturer, len(batch.counts)
         if capturer is None or batch.vectors is not None or max(batch.counts) > 1 or rows not in capturer.sizes:
             return self._model(batch)
+        if not self._adapters.can_record:
+            return self._model(batch)
         kind = (rows, batch.runs_N3 is not None, self._modes.invariant)
         step = self._steps.get(kind)
         if step is None:

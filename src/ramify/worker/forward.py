@@ -54,6 +54,8 @@ class Forward:
         self._adapters.compute(batch.runs_N3)
         if self._recorder is None or batch.vectors is not None or rows > MOST_ROWS or max(batch.counts) > 1:
             return self._model(batch)
+        if not self._adapters.can_record:
+            return self._model(batch)
         step = self._recorded.get((rows, batch.runs_N3 is not None))
         if step is None:
             return self._record(self._recorder, batch)

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from ramify.config.head import Head
 from ramify.layers.pooling import Pooling, make_pooling
+from ramify.ops.staging import Staging
 from ramify.wire.plan import Opened, Plan
+from ramify.worker.adapters import Adapters, NoAdapters
+from ramify.worker.inputs import each_alone
 
 Spans = list[tuple[int, int]]  # of each row of a plan, where its states begin and at which position of its text
 
@@ -37,14 +40,23 @@ class _Text:
         assert new.pooling is not None
         self.tokens = torch.tensor(new.tokens, dtype=torch.int64, device=device)
         self.skip = new.pooling.skip
+        self.adapter = new.adapter
         self.pooling = pooling
 
 
 class HeadPooler:
     """`module` is what is computed of the pooled states, [N, D] to [N, size]."""
 
-    def __init__(self, head: Head, module: torch.nn.Module, device: torch.device) -> None:
+    def __init__(
+        self,
+        head: Head,
+        module: torch.nn.Module,
+        device: torch.device,
+        staging: Staging,
+        adapters: Adapters | None = None,
+    ) -> None:
         self._head, self._module, self._device = head, module, device
+        self._staging, self._adapters = staging, adapters or NoAdapters()
         self._texts: dict[int, _Text] = {}
 
     def open(self, new: Opened) -> None:
@@ -56,6 +68,7 @@ class HeadPooler:
 
     def step(self, plan: Plan, spans: Spans, hidden_TD: Tensor) -> dict[int, Tensor]:
         ended: dict[int, Tensor] = {}
+        adapters: list[int] = []
         for index, (row, (start, first)) in enumerate(zip(plan.rows, spans, strict=True)):
             text = self._texts.get(row.slot)
             if text is None:
@@ -65,6 +78,9 @@ class HeadPooler:
                 text.pooling.add(hidden_TD[start + skip : start + row.count], text.tokens[first + skip : last])
             if last == len(text.tokens):
                 ended[index] = text.pooling.result()
+                adapters += [text.adapter] * len(ended[index])
+        if ended:
+            self._adapters.compute(each_alone(adapters, self._staging) if adapters else None)
         return self._through_head(ended)
 
     def _through_head(self, pooled: dict[int, Tensor]) -> dict[int, Tensor]:

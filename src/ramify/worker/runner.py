@@ -20,16 +20,17 @@ from ramify.ops.modes import Modes, OneMode
 from ramify.ops.recording import Capturer, Recorder
 from ramify.sampling.adjust import Adjust, Drawn
 from ramify.sampling.logprobs import BLOCK, score
-from ramify.sampling.sampler import Sampled, sample
+from ramify.sampling.sampler import Sampled
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.worker.adapters import Adapters, NoAdapters
-from ramify.worker.answer import Answer, Left, News, Scored
 from ramify.worker.captured import CapturedForward
 from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import Inputs, each_alone, make_inputs
+from ramify.worker.outcome import Left, News, Outcome, Scored
 from ramify.worker.pooling import NoPooler, Pooler
 from ramify.worker.slots import Held, Slots
+from ramify.worker.widths import as_wide, sample_each, words_for
 
 
 @dataclass(frozen=True)
@@ -173,14 +174,14 @@ class Runner:
         assert held.wants is not None
         first, last = row.logprobs_from, min(length, held.prompt_len - 1)
         offset = start - (length - row.count) - 1  # token index -> row of hidden_TD that predicts it
-        scored = Scored(first, held.wants, [])
+        scored, widths = Scored(first, held.wants, []), self.adapters.widths([held.adapter])
         for block in range(first, last + 1, BLOCK):
             end = min(block + BLOCK, last + 1)
             if held.adapter >= 0:
                 self.adapters.compute(each_alone([held.adapter] * (end - block), self._staging))
             elif self.slots.adapted:
                 self.adapters.compute(None)
-            logits = self.model.logits(hidden_TD[offset + block : offset + end])
+            logits = as_wide(self.model.logits(hidden_TD[offset + block : offset + end]), widths, 0)
             tokens = self.slots.tokens[row.slot, block:end]
             scored.parts.append(score(logits, tokens, held.wants, self._kernels, self._staging))
         return scored
@@ -198,18 +199,18 @@ class Runner:
 
     # -- sample ------------------------------------------------------------------------------------------------------
 
-    def sample(self, forwarded: Forwarded, masks: Masks | None = None) -> Answer:
+    def sample(self, forwarded: Forwarded, masks: Masks | None = None) -> Outcome:
         """Tokens of the step; slots learn them before the next step reads its inputs."""
         plan, inputs, left = forwarded.plan, forwarded.inputs, forwarded.left
         if inputs is None:
-            return Answer(plan, left, self._staging)
+            return Outcome(plan, left, self._staging)
         for row, held in zip(plan.rows, left.held, strict=True):
             held.bound += row.count
         if forwarded.logits_SV is None:
             self.slots.lengths[inputs.slots_N] = inputs.ends_N
         else:
             self._sample(plan, inputs, forwarded.logits_SV, masks, left)
-        return Answer(plan, left, self._staging)
+        return Outcome(plan, left, self._staging)
 
     def learn(self, news: News) -> None:
         """What the host has learned of a step, maybe after it had asked for later ones."""
@@ -228,14 +229,15 @@ class Runner:
             # A mask is for one position. Guesses of a guided row would each need their own.
             assert not any(plan.rows[index].drafts for index in masks.rows), "a masked row has drafts"
             (rows_M,) = self._staging.send(np.array([first_of[index] for index in masks.rows]))
-            (words_MW,) = self._staging.send(masks.words.view(np.int32))
+            (words_MW,) = self._staging.send(words_for(masks.words, logits_SV.shape[1]).view(np.int32))
             self._kernels.forbid(logits_SV, rows_M, words_MW)
         draws = not self.slots.sampling.drawing.isdisjoint(drawn.slots)
-        sampled = sample(logits_SV, self.slots.sampling, drawn.slots_R, drawn.positions_R, draws, self._kernels)
+        widths = self.adapters.widths([self.slots.held[slot].adapter for slot in drawn.slots])
+        sampled = sample_each(logits_SV, widths, self.slots.sampling, drawn, draws, self._kernels)
         self.slots.tokens[drawn.slots_R, drawn.positions_R] = sampled.tokens_R
         self.slots.lengths[inputs.slots_N] = self._lengths(plan, inputs, first_of, sampled.tokens_R)
         left.tokens_S, left.broken_S = sampled.tokens_R, sampled.broken_R
-        self._score_outputs(plan, first_of, sampled, left)
+        self._score_outputs(plan, first_of, sampled, widths, left)
 
     def _drawn(self, plan: Plan, inputs: Inputs) -> tuple[Drawn, dict[int, int]]:
         """Positions that sample, and where those of each row begin among them."""
@@ -265,11 +267,13 @@ class Runner:
         right_N = (tokens_S[place] == draft).long().cumprod(1).sum(1)
         return inputs.ends_N - drafts_N + right_N
 
-    def _score_outputs(self, plan: Plan, first_of: dict[int, int], sampled: Sampled, left: Left) -> None:
+    def _score_outputs(
+        self, plan: Plan, first_of: dict[int, int], sampled: Sampled, widths: list[int] | None, left: Left
+    ) -> None:
         for index, first in first_of.items():
             row = plan.rows[index]
             wants = self.slots.held[row.slot].wants
             if wants is not None:
                 span = slice(first, first + len(row.drafts) + 1)
-                tokens = sampled.tokens_R[span]
-                left.outputs[index] = (wants, score(sampled.scaled(span), tokens, wants, self._kernels, self._staging))
+                tokens, logits = sampled.tokens_R[span], as_wide(sampled.scaled(span), widths, first)
+                left.outputs[index] = (wants, score(logits, tokens, wants, self._kernels, self._staging))

@@ -46,10 +46,14 @@ class CudaPlatform:
         log.info("computed by plain torch, without a kernel of their own: %s", ", ".join(left_to_torch(self.kernels)))
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
+        from ramify.ops.cuda.flash import FlashAttention3
+        from ramify.ops.cuda.flashinfer import FlashInferAttention
         from ramify.ops.triton.attention import TritonAttention
 
         made: dict[str, Callable[[], AttentionBackend]] = {
             "triton": lambda: TritonAttention(shape, self.device),
+            "flashinfer": lambda: FlashInferAttention(shape, self.device),
+            "fa3": lambda: FlashAttention3(shape, self.device),
             "reference": ReferenceAttention,
         }
         backend = made[name]()
