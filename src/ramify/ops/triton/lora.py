@@ -1,11 +1,11 @@
 """What low-rank adapters add to a linear: y += scale (x down') up', every row with the adapter of its run.
 
 A program has a slot and a tile of rows, of which it computes those of its slot: so an adapter's weights are read once
-for a tile. Where there are many runs, as behind experts, rows are sorted by slot before, and a program has a tile of them.
-Two kernels do what `linear` does in one, as the outputs need all ranks: x down' in slices of K that depend on its size
-alone, and up' times the slices' sum, rank by rank. Ranks stand on the M side of the first product, 16 at a time, and
-outputs on that of the second; so a row's bits are its own. Where adapters stand, and how large they are, is read from the
-table on the device: a captured step takes others when they come.
+for a tile. Where there are many runs, as behind experts, rows are sorted by slot before, and a program has a tile of
+them. Two kernels do what `linear` does in one, as the outputs need all ranks: x down' in slices of K that depend on
+its size alone, and up' times the slices' sum, rank by rank. Ranks stand on the M side of the first product, 16 at a
+time, and outputs on that of the second; so a row's bits are its own. Where adapters stand, and how large they are, is
+read from the table on the device: a captured step takes others when they come.
 """
 
 from __future__ import annotations
