@@ -96,10 +96,10 @@ def grouped_bits(packing: Packing, tokens: int) -> None:
     packing.grouped_linear(empty(tokens, 2048), packed, 256, None, torch.zeros(4, dtype=torch.int64))
 
 
-def adapted(tokens: int) -> None:
+def adapted(tokens: int, runs: int) -> None:
     table = LowRanks(8, 3, BF16, room=64)
     table.put(1, [LowRank(empty(16, 4096), empty(4096, 16), 1.0, begin=begin) for begin in (0, 4096, 5120)])
-    KERNELS.lora(empty(tokens, 6144), empty(tokens, 4096), torch.zeros(tokens, 3, dtype=torch.int32), table)
+    KERNELS.lora(empty(tokens, 6144), empty(tokens, 4096), torch.zeros(runs, 3, dtype=torch.int32), table)
 
 
 def texts(window: int) -> None:
@@ -191,8 +191,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "experts in int8 of a prompt": lambda: grouped_bits(KERNELS.w8a8, 4096),
     "experts in int4 of a prompt": lambda: grouped_bits(KERNELS.int4, 4096),
     "experts in fp8 of a prompt": lambda: grouped_bits(KERNELS.fp8, 4096),
-    "adapters of tokens": lambda: adapted(16),
-    "adapters of a prompt": lambda: adapted(4096),
+    "adapters of tokens": lambda: adapted(16, 16),
+    "adapters of a prompt": lambda: adapted(4096, 4),
+    "adapters of many runs": lambda: adapted(4096, 4096),
     "texts": lambda: texts(0),
     "texts with a window": lambda: texts(64),
     "states": states,

@@ -36,6 +36,7 @@ ROUTINGS = {
         Routing(8, score="sigmoid", after="sum", groups=8, best_groups=4, pooled=2, scale=2.5),
     ),
     "GLM": (24, True, Routing(3, score="sigmoid", after="sum", pooled=2)),
+    "of nobody": (15, True, Routing(3, score="logit", after="softmax", groups=3, best_groups=2)),
     "Llama 4": (16, False, Routing(1, score="logit", after="sigmoid")),
 }
 

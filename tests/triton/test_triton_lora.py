@@ -14,7 +14,8 @@ from tensors import close, randn
 
 pytestmark = pytest.mark.triton
 
-LORAS = Loras()
+LORAS = {"few runs": Loras(), "many runs": Loras(many=0)}
+ways = pytest.mark.parametrize("way", LORAS)
 TYPES = {"float32": torch.float32, "float16": torch.float16}
 types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 Runs = list[tuple[int, int, int]]
@@ -45,33 +46,36 @@ def exact(y: Tensor, x: Tensor, runs: Runs, table: LowRanks) -> Tensor:
     return out.to(y.dtype)
 
 
-def added(y: Tensor, x: Tensor, runs: Runs, table: LowRanks) -> Tensor:
+def added(y: Tensor, x: Tensor, runs: Runs, table: LowRanks, way: str = "few runs") -> Tensor:
     out = y.clone()
-    LORAS.lora(out, x, torch.tensor(runs, dtype=torch.int32).view(-1, 3), table)
+    LORAS[way].lora(out, x, torch.tensor(runs, dtype=torch.int32).view(-1, 3), table)
     return out
 
 
 @types
+@ways
 @pytest.mark.parametrize(("outputs", "inputs", "parts"), [(33, 70, 3), (70, 40, 1), (130, 2051, 2)])
-def test_lora(ordered: None, outputs: int, inputs: int, parts: int, dtype: torch.dtype) -> None:
+def test_lora(ordered: None, outputs: int, inputs: int, parts: int, way: str, dtype: torch.dtype) -> None:
     """A row has the bits that it has alone, whatever runs beside it."""
     table = made([4, 16, 21], outputs, inputs, dtype, parts)
     x, y = randn(45, inputs, dtype=dtype), randn(45, outputs, dtype=dtype, seed=1)
-    whole = added(y, x, RUNS, table)
+    whole = added(y, x, RUNS, table, way)
     close(whole, exact(y, x, RUNS, table))
     slots = {row: slot for start, stop, slot in RUNS for row in range(start, stop)}
     for row in (0, 2, 5, 6, 9, 12, 13, 30, 40, 44):
-        alone = added(y[row : row + 1], x[row : row + 1], [(0, 1, slots.get(row, 0))], table)
+        alone = added(y[row : row + 1], x[row : row + 1], [(0, 1, slots.get(row, 0))], table, way)
         assert torch.equal(alone[0], whole[row]), row
         assert slots.get(row, 0) or torch.equal(whole[row], y[row])
 
 
-def test_many_rows_have_the_bits_of_few(ordered: None) -> None:
+@ways
+def test_many_rows_have_the_bits_of_few(ordered: None, way: str) -> None:
     """Slices are summed up by one program or by several."""
     dtype = torch.float32
     table = made([5], 20, 2100, dtype)
     x, y = randn(70, 2100, dtype=dtype), randn(70, 20, dtype=dtype, seed=1)
-    assert torch.equal(added(y, x, [(0, 70, 1)], table)[66:], added(y[66:], x[66:], [(0, 4, 1)], table))
+    runs: Runs = [(0, 30, 1), (30, 70, 1)]
+    assert torch.equal(added(y, x, runs, table, way)[66:], added(y[66:], x[66:], [(0, 4, 1)], table, way))
 
 
 def test_strides() -> None:
@@ -82,35 +86,38 @@ def test_strides() -> None:
     runs: Runs = [(0, 4, 2), (5, 9, 1)]
     expected = added(y[:, 7:47].contiguous(), x.contiguous(), runs, table)
     wide = y.clone()
-    LORAS.lora(wide[:, 7:47], x, torch.tensor(runs, dtype=torch.int32), table)
+    LORAS["few runs"].lora(wide[:, 7:47], x, torch.tensor(runs, dtype=torch.int32), table)
     assert torch.equal(wide[:, 7:47], expected)
     assert torch.equal(wide[:, :7], y[:, :7])
     assert torch.equal(wide[:, 47:], y[:, 47:])
     assert torch.equal(added(y[:, 7:47].contiguous(), x.T.contiguous().T, runs, table), expected)
 
 
-def test_nothing_to_add() -> None:
+@ways
+def test_nothing_to_add(way: str) -> None:
     table = made([4], 20, 10, torch.float32)
     x, y = randn(3, 10, dtype=torch.float32), randn(3, 20, dtype=torch.float32, seed=1)
     nothing: list[Runs] = [[], [(0, 3, 0)], [(2, 2, 1)], [(0, 0, 0)] * 5]
     for runs in nothing:
-        assert torch.equal(added(y, x, runs, table), y)
+        assert torch.equal(added(y, x, runs, table, way), y)
     table.put(1, ())
-    assert torch.equal(added(y, x, [(0, 3, 1)], table), y)
+    assert torch.equal(added(y, x, [(0, 3, 1)], table, way), y)
 
 
-def test_a_number_that_is_not_finite_shows_in_its_own_row() -> None:
+@ways
+def test_a_number_that_is_not_finite_shows_in_its_own_row(way: str) -> None:
     table = made([4, 16], 40, 70, torch.float32)
     x, y = randn(9, 70, dtype=torch.float32), randn(9, 40, dtype=torch.float32, seed=1)
     runs: Runs = [(0, 4, 1), (4, 9, 2)]
-    clean = added(y, x, runs, table)
+    clean = added(y, x, runs, table, way)
     x[1, 69], x[5, 0] = float("nan"), float("inf")
-    broken = added(y, x, runs, table)
+    broken = added(y, x, runs, table, way)
     for row in range(9):
         assert not broken[row].isfinite().any() if row in (1, 5) else torch.equal(broken[row], clean[row])
 
 
-def test_launches_do_not_depend_on_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+@ways
+def test_launches_do_not_depend_on_the_numbers(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """A captured step is made again with other runs and other adapters, as many rows and no larger ones."""
     from ramify.ops.triton import experts, lora
 
@@ -128,10 +135,11 @@ def test_launches_do_not_depend_on_the_numbers(monkeypatch: pytest.MonkeyPatch) 
     x, y = randn(9, 70, dtype=torch.float32), randn(9, 40, dtype=torch.float32, seed=1)
     found = []
     for ranks, runs in (([16, 8], [(0, 4, 2), (4, 9, 1)]), ([2, 16], [(0, 9, 1), (0, 0, 0)])):
-        added(y, x, runs, made(ranks, 40, 70, torch.float32))
+        added(y, x, runs, made(ranks, 40, 70, torch.float32), way)
         found.append(str(launches))
         launches.clear()
     assert found[0] == found[1]
+    assert found[0].count("shrink") == 1
 
 
 def _alike(value: object) -> object:

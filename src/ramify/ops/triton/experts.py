@@ -69,7 +69,8 @@ def route(
 ):
     """A token. Experts stand as [groups, experts of a group]; the first among equals is chosen, NaN before all."""
     token, n, s, c = tl.program_id(0).to(tl.int64), tl.arange(0, BN), tl.arange(0, BS), tl.arange(0, BC)
-    expert, there = n[:, None] * SIZE + s[None, :], (n < GROUPS)[:, None] & (s < SIZE)[None, :]
+    there = (n < GROUPS)[:, None] & (s < SIZE)[None, :]
+    expert = tl.where(there, n[:, None] * SIZE + s[None, :], GROUPS * SIZE)  # what fills up has no other's number
     score = tl.load(logits_ptr + token * GROUPS * SIZE + expert, mask=there, other=float("-inf"))
     if SCORE == SOFTMAX:
         score = tl.exp2((score - tl.max(score)) * LOG2E)
