@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ramify.ops.attention import AttentionBackend, Paged, Rule
-from ramify.ops.reference import int8
+from ramify.ops.attention import TREE, AttentionBackend, Paged, Rule
+from ramify.ops.reference import fp8, int8
+from ramify.ops.reference.attention import ReferenceAttention, attend, gather
 
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 PLAIN = Rule(0.2)
@@ -58,7 +60,7 @@ class World:
         if stored is torch.int8:
             self.k, self.v = int8.store(self.k), int8.store(self.v)
         elif stored is not None:
-            self.k, self.v = self.k.to(stored), self.v.to(stored)
+            self.k, self.v = (fp8.cast(pool) if stored is fp8.KIND else pool.to(stored) for pool in (self.k, self.v))
         self.paged = Paged(starts, counts, [length for _, length in rows], self.tables)
 
     def bounded(self, bounds: list[int]) -> None:
@@ -68,5 +70,38 @@ class World:
         tables[:, : paged.tables.shape[1]] = paged.tables
         self.paged = Paged(paged.starts, paged.counts, bounds, tables, torch.tensor(paged.lengths))
 
-    def attend(self, backend: AttentionBackend, rule: Rule = PLAIN) -> Tensor:
-        return backend.forward(self.q, self.k, self.v, backend.prepare(self.paged), rule)
+    def random_trees(self, seed: int = 0) -> dict[int, list[int]]:
+        """Rows of 2 to 64 queries become trees: the parents of their queries, by row; -1 is that of a root."""
+        rnd = random.Random(seed)
+        trees_T = torch.zeros(len(self.q), dtype=torch.int64)
+        parents = {row: [] for row, count in enumerate(self.paged.counts) if 2 <= count <= TREE}
+        for row, of_row in parents.items():
+            start = self.paged.starts[row]
+            for query in range(self.paged.counts[row]):
+                of_row.append(rnd.randrange(-1, query))
+                above = int(trees_T[start + of_row[-1]]) if of_row[-1] >= 0 else 0
+                trees_T[start + query] = above | (1 << query if query < TREE - 1 else -(1 << query))
+        self.paged = replace(self.paged, trees_T=trees_T)
+        return parents
+
+    def branches(self, parents: dict[int, list[int]], rule: Rule) -> Tensor:
+        """What the reference gives to each draft over its branch alone, and to other rows as they are."""
+        plain = replace(self.paged, trees_T=None)
+        out = self.attend(ReferenceAttention(), rule, plain)
+        for row, of_row in parents.items():
+            start, before = self.paged.starts[row], self.paged.lengths[row] - len(of_row)
+            k, v = (
+                gather(pool, self.tables[row], self.paged.lengths[row], self.q.shape[2]) for pool in (self.k, self.v)
+            )
+            for query in range(len(of_row)):
+                branch, at = [], query
+                while at >= 0:
+                    branch.insert(0, before + at)
+                    at = of_row[at]
+                keys = [*range(before), *branch]
+                q = self.q[start + query][:, None]
+                out[start + query] = attend(q, k[:, keys], v[:, keys], rule)[:, 0]
+        return out
+
+    def attend(self, backend: AttentionBackend, rule: Rule = PLAIN, paged: Paged | None = None) -> Tensor:
+        return backend.forward(self.q, self.k, self.v, backend.prepare(paged or self.paged), rule)

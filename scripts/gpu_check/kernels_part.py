@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from measure import Ceilings, ceilings, error, milliseconds
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged, Rule
-from ramify.ops.reference import basic, choose, experts, fp8, int4, int8, rope, sample
+from ramify.ops.lora import LowRank, LowRanks
+from ramify.ops.reference import basic, choose, encode, experts, fp8, int4, int8, lora, rope, sample
 from ramify.ops.reference.attention import ReferenceAttention
+from ramify.ops.routing import Routing
 from ramify.ops.triton.attention import TritonAttention
 from ramify.ops.triton.kernels import triton_kernels
 from ramify.ops.triton.quantized import Int8
+from ramify.ops.triton.tiles import Tiles, tuned_tiles
 
 BF16 = torch.bfloat16
 BOUND = {BF16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
-KERNELS = triton_kernels(invariant=True)
+TILES = tuned_tiles(torch.cuda.get_device_name()) if torch.cuda.is_available() else Tiles()
+KERNELS = triton_kernels(invariant=True, tiles=TILES)
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,14 @@ class World:
 
 
 def run(device: torch.device, tiny: bool) -> list[dict[str, object]]:
+    from attention_rows import further
+
     most, world = ceilings(device), World(device, tiny)
     rows: list[dict[str, object]] = [
         {"kernel": "(ceilings)", "GB/s": most.bytes / 1e9, "TFLOP/s": most.operations / 1e12, "right": True}
     ]
-    for make in (attention, linears, quantized, grouped, rows_cases, drawing):
+    mixed = (grouped, grouped_bits, choosing, adapted, texts)
+    for make in (attention, linears, quantized, *mixed, rows_cases, drawing, further):
         for case in make(world):
             rows.append(judged(case, most, device))
             print(rows[-1], flush=True)
@@ -180,7 +188,7 @@ def linears(world: World) -> Iterator[Case]:
 def quantized(world: World) -> Iterator[Case]:
     outputs, inputs = world.size(28672, 96), world.size(4096, 200)
     weight = world.randn(outputs, inputs)
-    bits, eight = KERNELS.int4, Int8()
+    bits, eight = KERNELS.int4, Int8(TILES)
     kept, halves = int8.store(weight), int4.store(weight)
     packed = {"int8": eight.pack(weight), "int4": bits.pack(weight), "fp8": fp8.store(weight)}
     for tokens in (1, world.size(64, 9), world.size(4096, 70)):
@@ -253,6 +261,109 @@ def grouped(world: World) -> Iterator[Case]:
             lambda y=y, order=order, weights=weights: KERNELS.combine(y, order, weights),
             lambda y=y, order=order, weights=weights: experts.combine(y, order, weights),
             y.nbytes + 2 * tokens * inputs,
+        )
+
+
+def grouped_bits(world: World) -> Iterator[Case]:
+    """The same experts in few bits."""
+    groups, outputs, inputs, chosen = world.size(128, 4), world.size(1536, 40), world.size(2048, 48), world.size(8, 2)
+    weight = world.randn(groups, outputs, inputs)
+    packings = {"int8": KERNELS.w8a8, "int4": KERNELS.int4, "fp8": KERNELS.fp8}
+    if world.tiny:
+        del packings["fp8"]
+    for name, packing in packings.items():
+        assert packing.pack_groups is not None
+        packed = packing.pack_groups(weight)
+        for tokens in (1, world.size(64, 5), world.size(4096, 30)):
+            rows = tokens * chosen
+            counts = torch.bincount(torch.randint(groups, (rows,)), minlength=groups)
+            ends, x = counts.cumsum(0).to(world.device), world.randn(rows, inputs)
+            yield Case(
+                f"experts {name} of {tokens} tokens",
+                lambda x=x, ends=ends, of=packing.grouped_linear, w=packed: of(x, w, outputs, None, ends),
+                lambda x=x, ends=ends: experts.grouped_linear(x, weight, None, ends),
+                int((counts > 0).sum()) * packed.nbytes / groups + x.nbytes + 2 * rows * outputs,
+                2.0 * rows * outputs * inputs,
+                bound=0.2 if name == "int4" else 0.05,  # against the weights before they were rounded
+            )
+
+
+def choosing(world: World) -> Iterator[Case]:
+    """Of Qwen3-30B-A3B, and of DeepSeek V3."""
+    corrected = Routing(8, score="sigmoid", after="sum", groups=8, best_groups=4, pooled=2, scale=2.5)
+    for tokens in (1, world.size(64, 5), world.size(8192, 30)):
+        for name, count, routing in (("Qwen3", 128, Routing(8, after="sum")), ("DeepSeek V3", 256, corrected)):
+            logits = world.randn(tokens, count, dtype=torch.float32)
+            correction = None if routing.score == "softmax" else world.randn(count, dtype=torch.float32)
+            yield Case(
+                f"experts chosen {name} {tokens}",
+                lambda logits=logits, correction=correction, routing=routing: torch.cat(
+                    KERNELS.route(logits, correction, routing)
+                ),
+                lambda logits=logits, correction=correction, routing=routing: torch.cat(
+                    experts.route(logits, correction, routing)
+                ),
+                logits.nbytes + 12.0 * tokens * routing.chosen,
+            )
+        numbers = torch.rand(tokens, 128, device=world.device).topk(8).indices
+        yield Case(
+            f"rows by expert {tokens}",
+            lambda numbers=numbers: torch.cat([each.flatten() for each in KERNELS.by_expert(numbers, 128)]),
+            lambda numbers=numbers: torch.cat([each.flatten() for each in experts.by_expert(numbers, 128)]),
+            3.0 * numbers.nbytes,
+            same=True,
+        )
+
+
+def adapted(world: World) -> Iterator[Case]:
+    """Queries, keys and values of an 8B under adapters of rank 16: as many as there are rows, up to eight."""
+    inputs, edges = world.size(4096, 96), world.size(1024, 32) * torch.tensor([0, 4, 5, 6])
+    table = LowRanks(9, 3, world.dtype, room=16, device=world.device)
+    for slot in range(1, 9):
+        parts = [
+            LowRank(world.randn(16, inputs) / 64, world.randn(int(end - begin), 16), 0.5, int(begin))
+            for begin, end in pairwise(edges)
+        ]
+        table.put(slot, parts)
+    for tokens in (1, world.size(64, 9), world.size(4096, 70)):
+        x, y = world.randn(tokens, inputs), world.randn(tokens, int(edges[-1]))
+        many = min(tokens, 8)
+        cuts = [tokens * each // many for each in range(many + 1)]
+        runs = [(start, stop, slot) for slot, (start, stop) in enumerate(pairwise(cuts), 1)]
+        runs_N3 = torch.tensor(runs, dtype=torch.int32, device=world.device)
+        weights = many * 16 * (3 * inputs + int(edges[-1]))
+        yield Case(
+            f"adapters {many} of {tokens} tokens",
+            lambda x=x, y=y, runs=runs_N3: _added(KERNELS.lora, y, x, runs, table),
+            lambda x=x, y=y, runs=runs_N3: _added(lora.lora, y, x, runs, table),
+            2.0 * weights + x.nbytes + 3.0 * y.nbytes,
+            2.0 * tokens * 16 * (3 * inputs + int(edges[-1])),
+        )
+
+
+def _added(kernel: Callable[..., None], y: Tensor, x: Tensor, runs: Tensor, table: LowRanks) -> Tensor:
+    """With a copy, whose time is in it."""
+    out = y.clone()
+    kernel(out, x, runs, table)
+    return out
+
+
+def texts(world: World) -> Iterator[Case]:
+    heads, size = 12, 64
+    for told, counts, window in (
+        ("short", [world.size(128, 9)] * world.size(64, 4), 0),
+        ("long", [world.size(8192, 90)], 0),
+        ("long with a window", [world.size(8192, 90)], 64),
+    ):
+        qkv = world.randn(sum(counts), 3 * heads * size)
+        counts_N = torch.tensor(counts, dtype=torch.int32, device=world.device)
+        given = (heads, counts_N.cumsum(0).int() - counts_N, counts_N, window, 0.125)
+        yield Case(
+            f"texts {told}",
+            lambda qkv=qkv, given=given: KERNELS.attend_texts(qkv, *given),
+            lambda qkv=qkv, given=given: encode.attend_texts(qkv, *given),
+            4.0 / 3.0 * qkv.nbytes,
+            4.0 * heads * size * sum(count * min(count, 2 * window + 1 if window else count) for count in counts),
         )
 
 

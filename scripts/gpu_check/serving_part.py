@@ -1,8 +1,8 @@
 """The whole engine: what a shared prefix saves, how long the device waits between steps, what a step costs the host.
 
     shared prefix   64 users whose prompts begin with the same 4k tokens, the cache on and off
-    gaps            of a profiler's trace, the share of time in which the device computes nothing, decoding alone: plain,
-                    and with masks, penalties and log probabilities in every row
+    gaps            of a profiler's trace, the share of time in which the device computes nothing, decoding alone:
+                    plain, and with masks, penalties and log probabilities in every row
     host            CPU time of the engine's loop for a step of that many rows: scheduler, messages and replies
 
 Needs what a server needs but HTTP: see README.md.

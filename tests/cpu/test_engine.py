@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import ramify
 from assets import shared
 from ramify import BadRequest, UserError
+from ramify.core.errors import EngineDead
 from ramify.schedule.request import Request
 
 PROMPT = "Once upon a time "
@@ -278,6 +279,22 @@ def test_a_step_that_raises_hurts_only_its_cause(folder: Path, caplog: pytest.Lo
         assert str(outcomes["bad"]) == "internal error (request bad)"
         assert "of requests bad: cannot compute this" in caplog.text
         assert all(outcomes[f"good{n}"] == reference for n in range(4))
+
+
+def test_a_device_that_is_lost_ends_the_engine(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No request is tried again on it, and nobody waits for one."""
+    with make(folder) as engine:
+        runner = engine._loop.executor.runner  # type: ignore[attr-defined]
+
+        def lost(*_: Any) -> None:
+            raise torch.AcceleratorError("unspecified launch failure")
+
+        runner.forward = lost
+        with pytest.raises(EngineDead, match="has stopped"):
+            engine.generate(PROMPT, GREEDY)
+        with pytest.raises(EngineDead):
+            engine.generate(PROMPT, GREEDY)
+    assert "the device failed: unspecified launch failure" in caplog.text
 
 
 STARTS = ["Once upon a time ", "Once upon a time there was a ", "The fox ", "Tim and Sue "]

@@ -70,6 +70,24 @@ def test_a_slot_is_taken_again() -> None:
     assert not table.places[2].any()
 
 
+def test_launches_are_made_for_as_many_ranks_as_there_may_be() -> None:
+    part = LowRank(randn(9, 16, dtype=torch.float32), randn(5, 9, dtype=torch.float32), 1.0)
+    any_, few = LowRanks(2, 1, torch.float32), LowRanks(2, 1, torch.float32, room=8)
+    any_.put(1, [part])
+    assert (any_.room, few.room) == (9, 8)
+    with pytest.raises(AssertionError):
+        few.put(1, [part])
+
+
+def test_kernels_can_read_sixteen_bytes_at_once() -> None:
+    numbers = randn(1 + 4 * 10, dtype=torch.float32)
+    table = LowRanks(1, 1, torch.float32)
+    table.put(0, [LowRank(numbers[1:].view(4, 10), numbers[1:].view(10, 4), 1.0)])
+    (part,) = table[0]
+    assert (part.down_RD.data_ptr() | part.up_ER.data_ptr()) % 16 == 0
+    assert torch.equal(part.down_RD.flatten(), numbers[1:])
+
+
 # -- compiled ----------------------------------------------------------------------------------------------------------
 
 

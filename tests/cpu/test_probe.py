@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GP
 
 
 def test_without_a_gpu_it_says_so() -> None:
-    with pytest.raises(StartupError, match="computes on CPUs alone|no NVIDIA GPU, or no driver") as caught:
+    with pytest.raises(StartupError, match=r"computes on CPUs alone|no NVIDIA GPU, or no driver") as caught:
         probe((0,))
     assert "the CPU computes" in caught.value.remedy
 

@@ -21,7 +21,7 @@ from ramify.layers.build import Build
 from ramify.memory.kv import KVPool
 from ramify.models.load import build_model, load_weights
 from ramify.ops.platform import make_platform
-from ramify.ops.reference import int8
+from ramify.ops.reference import fp8, int8
 from ramify.quant.choose import schemes_of
 from ramify.worker.runner import Runner
 
@@ -124,6 +124,24 @@ def test_pages_of_int8_are_copied_and_wiped_with_their_scales() -> None:
             assert torch.equal(part[5], written)
             assert torch.equal(part[1, :, :2], written[:, :2])
             assert (int8.from_pool(part[1, :, 2:], 32, torch.float32) == 0).all()
+
+
+def test_pages_of_e4m3_are_copied_and_wiped() -> None:
+    """Latents too, of which the values are a part of the keys."""
+    for shared in (None, 16):
+        pool = KVPool(2, 6, 3, 4, 32, fp8.KIND, torch.device("cpu"), shared)
+        written = fp8.cast(torch.randn(3, 4, 32))
+        assert pool.bytes == 2 * 8 * 3 * 4 * 32 * (2 if shared is None else 1)
+        keys, values = pool.layer(1)
+        keys[1] = written
+        assert values.shape[3] == (shared or 32)
+        pool.copy(torch.tensor([1]), torch.tensor([5]))
+        pool.copy(torch.tensor([1]), torch.tensor([3]))
+        pool.wipe(1, 2, torch.tensor([3]))
+        assert torch.equal(keys[5].float(), written.float())
+        assert torch.equal(keys[1, :, :2].float(), written[:, :2].float())
+        assert not keys[1, :, 2:].float().any()
+        assert not keys[3].float().any()
 
 
 def test_the_reference_of_int8_pages_says_what_the_kernels_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,14 +298,14 @@ def test_command_lines_that_cannot_be_read(arguments: list[str], says: str, reme
 @pytest.mark.parametrize(
     ("setting", "value", "remedy"),
     [
-        ("attention-backend", "flashinfer", "torch_native"),
+        ("attention-backend", "fa4", "torch_native"),
         ("schedule-policy", "hrrn", "fcfs"),
         ("log-level", "warn", "warning"),
         ("quantization", "w8a8_fp8", "w8a8"),
         ("quantization", "awq_marlin", "seen by itself"),
         ("quantization", "modelopt", "bf16"),
         ("dtype", "int8", "--quantization"),
-        ("kv-cache-dtype", "fp8_e4m3", "int8"),
+        ("kv-cache-dtype", "fp8_e5m2", "int8"),
     ],
 )
 def test_values_of_sglang_are_answered(setting: str, value: str, remedy: str) -> None:

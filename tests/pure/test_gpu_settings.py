@@ -148,7 +148,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"attention_backend": "cpu"}, "cuda:0 computes, with triton, reference"),
+        ({"attention_backend": "cpu"}, "cuda:0 computes, with triton, flashinfer, fa3, reference"),
         ({"attention_backend": "torch_native"}, "cuda:0 computes"),
         ({"linear_backend": "packed"}, "a CPU's"),
         ({"linear_backend": "torch", "deterministic": True}, "not deterministic"),
@@ -156,6 +156,8 @@ def test_defaults() -> None:
         ({"attention_backend": "reference", "deterministic": True}, "attention by reference"),
         ({"device": "cpu", "attention_backend": "triton"}, "the CPU computes, with cpu"),
         ({"device": "cpu", "linear_backend": "triton"}, "the CPU computes"),
+        ({"device": "cpu", "attention_backend": "flashinfer"}, "the CPU computes, with cpu"),
+        ({"device": "cpu", "kv_cache_dtype": "fp8_e4m3"}, "--kv-cache-dtype fp8_e4m3: cpu computes"),
         ({"device": "cpu", "linear_backend": "torch", "deterministic": True}, "linears and attention|linears are"),
         ({"cuda_graph_bs": "0 4"}, "numbers of rows"),
         ({"cuda_graph_bs": [512]}, "above the 256 rows"),
@@ -164,6 +166,23 @@ def test_defaults() -> None:
 def test_what_does_not_go_together(asked: dict, says: str) -> None:
     with pytest.raises(StartupError, match=says):
         decide({**LLAMA, "torch_dtype": "bfloat16"} if "device" not in asked else None, **asked)
+
+
+def test_a_cache_in_eight_bits() -> None:
+    """One byte each, and no scales; latents too."""
+    whole, half = decide(LLAMA, max_total_tokens=1024), decide(LLAMA, max_total_tokens=1024, kv_cache_dtype="fp8_e4m3")
+    assert half.kv_dtype == "float8_e4m3fn"
+    assert half.memory.pool * 2 == whole.memory.pool
+    assert said(half, "kv_cache_dtype")[1].endswith("cast without a scale")
+    assert decide(LLAMA, kv_cache_dtype="int8").kv_dtype == "int8"
+
+
+def test_attention_of_others() -> None:
+    """FlashInfer looks at lengths on the host, which a captured step cannot."""
+    flashinfer, flash = decide(attention_backend="flashinfer"), decide(attention_backend="fa3")
+    assert (flashinfer.attention, flashinfer.captured, flashinfer.invariance) == ("flashinfer", (), "no")
+    assert "on the host" in said(flashinfer, "cuda_graph_bs")[1]
+    assert (flash.attention, flash.captured[0], flash.invariance) == ("fa3", 1, "no")
 
 
 # -- invariance --------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def compiled(tmp_path: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.timeout(1200)
 def test_one_kernel_compiles(tmp_path: Path) -> None:
     lines = compiled(tmp_path, "90", "activations")
     assert any("gated" in line and "REG:" in line for line in lines)

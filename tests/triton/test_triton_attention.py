@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from ramify.ops.attention import AttentionShape, Rule
-from ramify.ops.reference import int8
+from ramify.ops.cpu.paged import PagedAttention
+from ramify.ops.cpu.sdpa import SdpaAttention
+from ramify.ops.reference import fp8, int8
 from ramify.ops.reference.attention import ReferenceAttention
 from ramify.ops.triton.attention import PROGRAMS, SPLIT, TritonAttention, plan, tiles_of
 from tensors import PLAIN, World, close
@@ -64,6 +66,25 @@ def test_attention(heads: int, kv_heads: int, size: int, page: int, dtype: torch
     close(ours, world.attend(ReferenceAttention()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pages_of_e4m3(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Bytes, as the interpreter knows no NaN of the type; where there is none, the type has the same bits."""
+    world = World([(1, 300), (20, 70)], 4, 2, 32, 16, dtype, fp8.KIND)
+    world.k[world.tables[0, 2].long(), 0, 3] = torch.arange(32, dtype=torch.uint8).view(fp8.KIND)  # the smallest
+    expected = world.attend(backend(world))
+    close(expected, world.attend(ReferenceAttention()))
+    world.k, world.v = (pool.float().nan_to_num(0.0).to(fp8.KIND) for pool in (world.k, world.v))
+    monkeypatch.setattr("ramify.ops.triton.attention.launched", lambda pool: pool)
+    assert torch.equal(world.attend(backend(world)), expected)
+
+
+def test_a_latent_in_e4m3_is_its_value() -> None:
+    world = World([(1, 300), (20, 70)], 5, 1, 48, 16, torch.float16, fp8.KIND)
+    world.v = world.k[..., :32]
+    expected = world.attend(backend(world, 32))
+    close(expected, world.attend(ReferenceAttention()))
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_rules(rule: Rule) -> None:
     world = World([(1, 520), (20, 300)], 4, 2, 16, 16, torch.float32)
@@ -102,11 +123,11 @@ def test_what_stands_before_a_window_is_not_looked_at() -> None:
     assert torch.equal(world.attend(backend(world), RULES["window"]), before)
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.int8])
+@pytest.mark.parametrize("stored", [torch.float32, torch.int8, fp8.KIND])
 def test_nan_in_a_key_shows(stored: torch.dtype) -> None:
     world = World([(1, 90)], 4, 2, 32, 16, torch.float32, stored)
     broken = torch.full((2, 32), float("nan"))
-    world.k[world.tables[0, 0].item(), :, 3] = int8.store(broken) if stored is torch.int8 else broken
+    world.k[world.tables[0, 0].item(), :, 3] = int8.store(broken) if stored is torch.int8 else broken.to(stored)
     assert world.attend(backend(world)).isnan().all()
 
 
@@ -148,6 +169,61 @@ def test_bounds_of_lengths_change_no_bit(
         own = attention.lasting(longest, 128)
         attention.refresh(own, bounded)
         assert torch.equal(attention.forward(world.q, world.k, world.v, own, rule), exact)
+
+
+TREES = [  # heads, key-value heads, page, rows; `random_trees` makes trees of those that have 2 to 64 queries
+    (4, 2, 1, [(7, 40), (1, 300), (64, 64)]),
+    (2, 2, 5, [(20, 275), (1, 1), (9, 9)]),
+    pytest.param(3, 1, 16, [(64, 290), (70, 100), (3, 300)], marks=pytest.mark.slow),
+    pytest.param(8, 2, 64, [(12, 300), (2, 30)], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("rule", [PLAIN, RULES["narrow"], Rule(0.2, window=5), RULES["all"]], ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads", "page", "rows"), TREES)
+def test_trees(heads: int, kv_heads: int, page: int, rows: list[tuple[int, int]], rule: Rule) -> None:
+    """Each draft has what it would have if only its branch stood in the pages."""
+    rule = rule if heads == 4 else replace(rule, sinks_H=None)
+    world = World(rows, heads, kv_heads, 16, page, torch.float32)
+    parents = world.random_trees()
+    expected = world.attend(ReferenceAttention(), rule)
+    close(expected, world.branches(parents, rule))
+    close(world.attend(backend(world), rule), expected)
+    if rule.softcap is None and rule.sinks_H is None:
+        close(world.attend(SdpaAttention(page), rule), expected)
+
+
+def test_a_row_that_is_a_chain_has_the_bits_of_one_that_is_no_tree() -> None:
+    """Whether it is called a tree or not, and whatever else is one in its step."""
+    world = World([(20, 300), (1, 520), (66, 90)], 4, 2, 16, 16, torch.float32)
+    plain = world.attend(backend(world), RULES["all"])
+    chain = torch.zeros(87, dtype=torch.int64)
+    chain[:20] = 2 ** torch.arange(1, 21) - 1
+    for trees in (chain, torch.zeros_like(chain)):
+        world.paged = replace(world.paged, trees_T=trees)
+        assert torch.equal(world.attend(backend(world), RULES["all"]), plain)
+
+
+def test_a_lasting_step_takes_other_trees() -> None:
+    world = World([(5, 300), (5, 20)], 4, 2, 16, 16, torch.float32)
+    world.random_trees(1)
+    attention = backend(world)
+    own = attention.lasting(attention.prepare(world.paged), 64)
+    world.random_trees(2)
+    attention.refresh(own, attention.prepare(world.paged))
+    lasting = attention.forward(world.q, world.k, world.v, own, PLAIN)
+    assert torch.equal(lasting, world.attend(attention))
+
+
+def test_who_knows_no_trees() -> None:
+    world = World([(2, 9)], 4, 2, 16, 16, torch.float32)
+    world.random_trees()
+    compiled = PagedAttention(None)
+    with pytest.raises(NotImplementedError, match="trees"):
+        compiled.prepare(world.paged)
+    shape = AttentionShape(4, 2, 16, 16, "float32", "cpu", trees=True)
+    assert any("trees" in reason for reason in compiled.reasons_against(shape))
+    assert not any("trees" in reason for reason in SdpaAttention(16).reasons_against(shape))
 
 
 TILES = tiles_of(128, 128, 2)

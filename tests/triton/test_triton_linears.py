@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ramify.ops.reference import basic, experts
-from ramify.ops.triton.linear import Linears, slices_of, tile_for
+from ramify.ops.reference import basic
+from ramify.ops.triton.linear import Linears, slices_of
+from ramify.ops.triton.tiles import tile_for
 from tensors import close, randn
 
 pytestmark = pytest.mark.triton
@@ -60,31 +61,3 @@ def test_slices_cover_what_there_is_and_depend_on_the_weight_alone() -> None:
 
 def test_matrix_instructions_have_outputs_enough_for_wgmma() -> None:
     assert all(tile_for(tokens, element).outputs >= 64 for tokens in (1, 64, 65, 9000) for element in (2, 4))
-
-
-@types
-@pytest.mark.parametrize("bias", [False, True])
-def test_grouped_linear_is_linear_of_each_group(ordered: None, bias: bool, dtype: torch.dtype) -> None:
-    counts = [5, 0, 1, 17, 0, 2]
-    ends = torch.tensor(counts).cumsum(0)
-    weight, x = randn(6, 37, 70, dtype=dtype), randn(25, 70, dtype=dtype, seed=1)
-    b = randn(6, 37, dtype=dtype, seed=2) if bias else None
-    ours = LINEARS.grouped_linear(x, weight, b, ends)
-    close(ours, experts.grouped_linear(x, weight, b, ends))
-    for group, (end, count) in enumerate(zip(ends.tolist(), counts, strict=True)):
-        alone = LINEARS.linear(x[end - count : end], weight[group], None if b is None else b[group])
-        assert torch.equal(ours[end - count : end], alone)
-
-
-@pytest.mark.parametrize("counts", [[0, 0, 3], [40, 1], [1] * 9, [0, 130, 0]])
-def test_groups_of_all_sizes(counts: list[int]) -> None:
-    ends = torch.tensor(counts).cumsum(0)
-    weight, x = randn(len(counts), 16, 16, dtype=torch.float32), randn(sum(counts), 16, dtype=torch.float32, seed=1)
-    close(LINEARS.grouped_linear(x, weight, None, ends), experts.grouped_linear(x, weight, None, ends))
-
-
-@types
-def test_combine(dtype: torch.dtype) -> None:
-    y, rows = randn(30, 45, dtype=dtype), torch.randperm(30, generator=torch.Generator().manual_seed(1)).view(10, 3)
-    weights = randn(10, 3, dtype=torch.float32, seed=2).softmax(-1)
-    close(LINEARS.combine(y, rows, weights), experts.combine(y, rows, weights))

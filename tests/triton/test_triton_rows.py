@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ramify.config.stored import int8_row
-from ramify.ops.reference import basic, encode, int8, rope
+from ramify.ops.reference import basic, encode, fp8, int8, rope
 from ramify.ops.triton.rope import Rope
 from ramify.ops.triton.rows import ACTIVATIONS, Rows
 from tensors import close, randn
@@ -66,7 +67,7 @@ def test_embed() -> None:
     assert torch.equal(ROWS.embed(tokens, weight), basic.embed(tokens, weight))
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.int8])
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.int8, fp8.KIND])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "size", "rotated", "page", "interleaved", "normed"),
     [
@@ -98,9 +99,9 @@ def test_qkv_rope_store(
     ours = ROPE.qkv_rope_store(*arguments, pools[0], pools[1], write_at, interleaved, 0.5)
     reference = rope.qkv_rope_store(*arguments, pools[2], pools[3], write_at, interleaved, 0.5)
     close(ours, reference)
-    assert torch.equal(pools[1], pools[3])
+    assert torch.equal(*(int8.from_pool(pools[pool], size, torch.float32) for pool in (1, 3)))
     keys, expected = (int8.from_pool(pool, size, torch.float32) for pool in (pools[0], pools[2]))
-    bound = {torch.float32: 1e-5, torch.float16: 2e-3, torch.int8: 1e-2}[stored]
+    bound = {torch.float32: 1e-5, torch.float16: 2e-3, torch.int8: 1e-2, fp8.KIND: 2**-3}[stored]
     assert (keys - expected).abs().max() <= bound * expected.abs().max()
 
 
@@ -115,6 +116,25 @@ def test_rotation_of_a_part_of_something_wider(interleaved: bool, dtype: torch.d
         angles = torch.cat((angles, angles, angles), dim=1)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         close(ROPE.rotate_qk(qkv, 3, cos, sin), encode.rotate_qk(qkv, 3, cos, sin))
+
+
+def test_every_byte_of_e4m3() -> None:
+    """Each number, those between two of them and what is just beside these, small and large, and what is none."""
+    exact = torch.arange(256, dtype=torch.uint8).view(fp8.KIND).float()
+    ordered = exact[exact.isfinite()].sort().values
+    ties = (ordered[1:] + ordered[:-1]) / 2
+    beside = torch.cat([ties.nextafter(torch.tensor(far)) for far in (float("inf"), -float("inf"))])
+    odd = torch.tensor([1e-30, -1e-30, 0.0, 464.0, 465.0, 1e9, -1e9, float("inf"), -float("inf"), float("nan")])
+    x = torch.cat((exact, ties, beside, odd))
+    x = F.pad(x, (0, -len(x) % 16)).view(-1, 1, 16)
+    pools = [torch.zeros(len(x), 1, 1, 16, dtype=fp8.KIND) for _ in range(2)]
+    at = torch.arange(len(x))
+    ROPE.store(x, pools[0], at)
+    rope.store(x, pools[1], at)
+    ours, reference = (pool.float() for pool in pools)
+    assert torch.equal(ours.isnan(), reference.isnan())
+    assert torch.equal(ours.nan_to_num(1e3), reference.nan_to_num(1e3))
+    assert torch.equal(ours.flatten()[:256].nan_to_num(1e3), exact.nan_to_num(1e3))
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.int8])

@@ -75,7 +75,7 @@ NOT_HERE = "On a GPU that is triton, on a CPU cpu or torch_native: leave --atten
 VALUES_INSTEAD: dict[str, dict[str, str]] = {
     "device": {**dict.fromkeys(("xpu", "npu", "hpu", "musa", "mps", "rocm"), OTHER), "gpu": "Say cuda."},
     "attention_backend": dict.fromkeys(
-        ("flashinfer", "fa3", "fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha", "aiter"), NOT_HERE
+        ("fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha", "aiter"), NOT_HERE
     ),
     "schedule_policy": {
         "hrrn": "Response ratios are not weighed: fcfs lets nobody wait for ever, lpm uses the cache best.",
@@ -97,8 +97,8 @@ VALUES_INSTEAD: dict[str, dict[str, str]] = {
         ),
     },
     "kv_cache_dtype": dict.fromkeys(
-        ("fp8", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nvfp4", "mxfp4"),
-        "On a CPU it is int8, with a scale per token and head.",
+        ("fp8", "fp8_e5m2", "fp4_e2m1", "nvfp4", "mxfp4"),
+        "On a GPU it is fp8_e4m3, on a CPU int8, with a scale per token and head.",
     ),
     "load_format": {
         **dict.fromkeys(("pt", "npcache", "mistral"), "Weights come from safetensors or GGUF."),

@@ -13,14 +13,12 @@ from ramify.config.target import SPELLINGS, Invariance
 from ramify.core.errors import StartupError
 
 OURS = ("w8a8", "int4")  # of these embedding and head are in int8, so that no linear is cuBLAS's
-BACKENDS = ("triton", "reference")  # of attention
+BACKENDS = ("triton", "flashinfer", "fa3", "reference")  # of attention
+ON_THE_HOST = ("flashinfer", "reference")  # those that look at numbers there
 CONTEXT = GIB  # an estimate: CUDA's context, cuBLAS's workspaces, compiled kernels, what lies between tensors
 GRAPH = 16 * MIB  # an estimate: what the driver keeps of one captured step, beside the tensors that all share
-FEW, STRIDE, MOST_CAPTURED = (
-    (1, 2, 4),
-    8,
-    256,
-)  # sizes of captured steps, as SGLang has them; a larger one is not worth it
+FEW, STRIDE = (1, 2, 4), 8  # sizes of captured steps, nearly as SGLang has them
+MOST_CAPTURED = 256  # rows
 SPLITS = 64  # partial results of a query over its keys that are merged, at most
 FP32 = ELEMENT_BYTES["float32"]
 SCORED = 256  # prompt tokens whose log probabilities are computed together
@@ -29,6 +27,7 @@ SCORED = 256  # prompt tokens whose log probabilities are computed together
 class OnGpu:
     default = "default on a GPU"
     rows = 256
+    kept: tuple[str, ...] = ("int8", "fp8_e4m3")
     share = 0.9  # of what is free: peaks are counted term by term
     process = CONTEXT
     around = "CUDA's context, workspaces, compiled kernels, fragments: an estimate"
@@ -121,6 +120,10 @@ class OnGpu:
         asked = settings.schedule
         if asked.disable_cuda_graph:
             note("cuda_graph_bs", "none", "--disable-cuda-graph: every step is launched kernel by kernel")
+            return ()
+        if settings.model.attention_backend in ON_THE_HOST:
+            why = f"attention by {settings.model.attention_backend} looks at numbers on the host"
+            note("cuda_graph_bs", "none", why)
             return ()
         if model.encoder is not None or model.generic is not None:
             what = "there are no decode steps" if model.encoder is not None else "transformers' code is not captured"

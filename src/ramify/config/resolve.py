@@ -22,7 +22,7 @@ from ramify.config.notes import Decision, Notes
 from ramify.config.on_cpu import OnCpu
 from ramify.config.on_gpu import OnGpu
 from ramify.config.parts import PART_OF
-from ramify.config.quantized import METHODS, quantized_of
+from ramify.config.quantized import METHODS, MOST_INPUTS, quantized_of
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
 from ramify.config.stored import ELEMENT_BYTES
@@ -33,7 +33,8 @@ from ramify.core.params import SamplingParams
 QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 USUAL_RANK, USUAL_LOADED = 16, 32  # of adapters
 TEXTS, TOGETHER = 256, 1024  # that an encoder computes together by default, and their tokens
-MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
+EIGHT_BITS = {"int8": ", with a scale for every token and head", "fp8_e4m3": ", cast without a scale"}
+KEPT = {**SPELLINGS, "fp8_e4m3": "float8_e4m3fn"}  # types of keys and values
 SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings
 
 
@@ -106,7 +107,7 @@ def resolve(
     target = _target(settings, machine, note)
     dtype = target.dtype(settings, model, note)
     quantization = _quantization(settings, model, target.computed_by(dtype), dtype, note)
-    kv_dtype = _kv_dtype(settings, model, dtype, note)
+    kv_dtype = _kv_dtype(settings, model, dtype, target, note)
     context = _context(settings, model, note)
     most = (target.rows, target.default) if model.encoder is None else (TEXTS, target.default)
     rows = note.asked_or("max_running_requests", settings.schedule.max_running_requests, lambda: most)
@@ -279,14 +280,15 @@ def _quantization(settings: Settings, model: ModelConfig, how: str, dtype: str, 
     return note("quantization", QUANTIZATIONS.get(asked, asked), f"{note.asked('quantization')}, computed by {how}")
 
 
-def _kv_dtype(settings: Settings, model: ModelConfig, dtype: str, note: Notes) -> str:
+def _kv_dtype(settings: Settings, model: ModelConfig, dtype: str, target: Target, note: Notes) -> str:
     asked = settings.cache.kv_cache_dtype
     if asked == "int8" and model.latent is not None:
         raise StartupError("--kv-cache-dtype int8: what this model keeps are latents, which stay in its own type")
+    if asked in EIGHT_BITS and asked not in target.kept:
+        raise StartupError(f"--kv-cache-dtype {asked}: {target.device} computes", f"Here it is {target.kept[0]}.")
     if asked == "auto":
         return note("kv_cache_dtype", dtype, "that of the model")
-    reason = note.asked("kv_cache_dtype") + (", with a scale for every token and head" if asked == "int8" else "")
-    return note("kv_cache_dtype", SPELLINGS.get(asked, asked), reason)
+    return note("kv_cache_dtype", KEPT.get(asked, asked), note.asked("kv_cache_dtype") + EIGHT_BITS.get(asked, ""))
 
 
 def _context(settings: Settings, model: ModelConfig, note: Notes) -> int:

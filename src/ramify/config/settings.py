@@ -91,8 +91,8 @@ class ModelSettings:
     threads: int | None = setting(
         None, "Cores to compute on. Default: all, less one for the front end above two.", within=Range(1, 4096)
     )
-    attention_backend: Literal["auto", "cpu", "torch_native", "triton", "reference"] = setting(
-        "auto", "Who computes attention: cpu and torch_native on a CPU, triton on a GPU."
+    attention_backend: Literal["auto", "cpu", "torch_native", "triton", "flashinfer", "fa3", "reference"] = setting(
+        "auto", "Who computes attention: cpu and torch_native on a CPU; on a GPU triton, or what is installed there."
     )
     linear_backend: Literal["auto", "packed", "torch", "triton"] = setting(
         "auto", "Who multiplies with weights: packed on a CPU; on a GPU torch (cuBLAS), or triton, which is invariant."
@@ -115,8 +115,8 @@ class CacheSettings:
     """KV cache"""
 
     page_size: int | None = setting(None, "Tokens per page of KV cache. Default: 16.", within=Range(1, 4096))
-    kv_cache_dtype: Literal["auto", "bf16", "bfloat16", "fp32", "float32", "int8"] = setting(
-        "auto", "Type of keys and values in the cache; int8 has a scale per token and head."
+    kv_cache_dtype: Literal["auto", "bf16", "bfloat16", "fp32", "float32", "int8", "fp8_e4m3"] = setting(
+        "auto", "Type of keys and values in the cache; int8 has a scale per token and head; fp8_e4m3 is for GPUs."
     )
     mem_fraction_static: float | None = setting(
         None,

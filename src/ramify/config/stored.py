@@ -5,7 +5,7 @@ from __future__ import annotations
 from ramify.config.model import ModelConfig
 from ramify.config.quantized import Quantized
 
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "float8_e4m3fn": 1}
 SCALE_BYTES = 4
 GROUP = 32  # inputs that share a scale in int4
 

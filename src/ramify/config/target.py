@@ -15,12 +15,16 @@ SPELLINGS = {"float": "float32", "half": "float16", "fp32": "float32", "bf16": "
 
 
 class Target(Room, Protocol):
-    """Every method notes what it decides. `rows` are requests computed together, `default` says why numbers are such
+    """Every method notes what it decides. `rows` are requests computed together, `kept` what
+    keys and values may be beside what a model is, `default` says why numbers are such
     as they are.
     """
 
     device: str
     rows: int
+
+    @property
+    def kept(self) -> tuple[str, ...]: ...
 
     def chunk(self) -> tuple[int, str]: ...
     def dtype(self, settings: Settings, model: ModelConfig, note: Notes) -> str: ...

@@ -23,6 +23,10 @@ class UsageError(StartupError):
     """The command line itself cannot be understood."""
 
 
+class DeviceLostError(RamifyError):
+    """The device computes nothing any more for this process, which has to end: others start it again."""
+
+
 class UserError(RamifyError):
     """A request that cannot be served as asked.
 

@@ -202,7 +202,7 @@ def make_executor(resolved: Resolved, progress: Progress | None = None) -> Threa
     from ramify.ops.platform import make_platform
     from ramify.worker.executor import ThreadExecutor
 
-    platform = make_platform(resolved.device, resolved.threads, resolved.dtype, resolved.linears)
+    platform = make_platform(resolved.device, resolved.threads, resolved.dtype, resolved.linears, resolved.captured)
     platform.prepare_thread()
     return ThreadExecutor(make_runner(resolved, platform, progress), platform.prepare_thread)
 
@@ -271,10 +271,12 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
         window=any(model.windowed),
         softcap=model.softcapped,
         sinks=model.sinks,
+        chunks=model.chunk is not None,
+        stored=resolved.kv_dtype,
     )
     attention = platform.attention(resolved.attention, shape)
     kernels = platform.kernels
-    if resolved.attention != "cpu":
+    if resolved.attention in ("reference", "torch_native"):
         kernels = replace(kernels, attend_texts=encode.attend_texts)
     schemes = schemes_of(resolved.quantization, kernels, quantized_of(model.raw))
     built = build_model(Build(kernels, attention, *schemes, dtype, platform.device, resolved.context), model)

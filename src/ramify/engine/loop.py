@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ramify.core.errors import InternalError, UserError
+from ramify.core.errors import DeviceLostError, InternalError, UserError
 from ramify.core.finish import Finish
 from ramify.schedule.scheduler import Scheduler
 from ramify.wire.channel import EngineEnd
@@ -262,7 +262,11 @@ class Loop:
         self.reply(replies)
 
     def recover(self, plans: list[Plan], error: Exception) -> None:
-        """A step raised. Nothing is in flight after this, and its requests will be tried one by one."""
+        """A step raised. Nothing is in flight after this, and its requests will be tried one by one. Where nothing
+        can be computed any more, the loop ends.
+        """
+        if isinstance(error, DeviceLostError):
+            raise error
         rids = ", ".join(request.id for request in self.scheduler.requests_of(plans[0]))
         log.error("step %d failed, of requests %s: %s", plans[0].step, rids, error, exc_info=error)
         self.executor.drain()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ramify.layers.build import Build
 from ramify.layers.loadable import Loadable
+from ramify.ops.kernels import Packing
 from ramify.quant.stored import Stored, reordered
 
 WHOLE = "all"  # the one part of a weight that is not fused
@@ -30,6 +31,17 @@ class Weighted(Loadable):
     def loaded(self) -> None:
         """All tensors are in: let the scheme pack them, if it does."""
         self._scheme.loaded(self, self._kernels)
+
+    def packed(self) -> tuple[Packing, Tensor] | None:
+        """What it multiplies by, where that is one packed weight and nothing beside it."""
+        return self._scheme.packed(self)
+
+    def let_go(self) -> None:
+        """Of its weight, which others have now."""
+        for module in self.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor):
+                module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
 
     def multiply(self, x_TD: Tensor) -> Tensor:
         return self._scheme.apply(self, x_TD, self._kernels)

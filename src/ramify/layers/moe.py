@@ -10,7 +10,6 @@ of them could be left to others between sorting and combining.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from ramify.layers.build import Build
 from ramify.layers.linear import WHOLE, Linear
 from ramify.layers.loadable import Loadable
 from ramify.layers.separate import SeparateLinear
+from ramify.ops.routing import Routing
 from ramify.quant.choose import unquantized
 
 
@@ -84,28 +84,10 @@ class Experts(nn.Module):
             self.down = GroupedLinear(build, self._count, width, {WHOLE: config.hidden}, bias, block)
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, chosen_TK: Tensor) -> Tensor:
-        tokens_R, ends_G, rows_TK = by_expert(chosen_TK, self._count)
+        tokens_R, ends_G, rows_TK = self._kernels.by_expert(chosen_TK, self._count)
         up_RE = self.gate_up(x_TD.index_select(0, tokens_R), ends_G)
         y_RD = self.down(self._kernels.gated(up_RE, self._activation), ends_G)
         return self._kernels.combine(y_RD, rows_TK, weights_TK)
-
-
-def by_expert(chosen_TK: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows sorted by which of `count` experts computes them: the token of each, where the rows of every expert end, and
-    which rows are a token's.
-    """
-    flat = chosen_TK.flatten()
-    order_R = flat.argsort(stable=True)
-    counts_G = torch.zeros(count, dtype=torch.int64, device=flat.device)
-    ends_G = counts_G.index_add_(0, flat, torch.ones_like(flat)).cumsum(0)
-    rows = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
-    return order_R // chosen_TK.shape[1], ends_G, rows.view_as(chosen_TK)
-
-
-class Choice(Protocol):
-    """From the scores of all experts to the weights and numbers of those chosen, by falling score."""
-
-    def __call__(self, logits_TG: Tensor, /) -> tuple[Tensor, Tensor]: ...
 
 
 class Router(nn.Module):
@@ -121,42 +103,19 @@ class Router(nn.Module):
         return self.linear(x_TD.float())
 
 
-def softmax_then_choose(logits_TG: Tensor, chosen: int, normalise: bool) -> tuple[Tensor, Tensor]:
-    """Mixtral, Qwen: the probabilities of all experts, of which the best count, as they are or scaled to sum to 1."""
-    weights_TK, chosen_TK = logits_TG.softmax(-1).topk(chosen, dim=-1)
-    return (normalised(weights_TK) if normalise else weights_TK), chosen_TK
-
-
-def choose_then_softmax(logits_TG: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
-    """GPT-OSS, Granite: probabilities among the best."""
-    best_TK, chosen_TK = logits_TG.topk(chosen, dim=-1)
-    return best_TK.softmax(-1), chosen_TK
-
-
-def normalised(weights_TK: Tensor) -> Tensor:
-    """Scaled to sum to 1, summed in the order of the choice."""
-    total_T1 = weights_TK[:, :1]
-    for k in range(1, weights_TK.shape[1]):
-        total_T1 = total_T1 + weights_TK[:, k : k + 1]
-    return weights_TK / (total_T1 + 1e-20)
-
-
-def among_groups(scores_TG: Tensor, group_scores_TN: Tensor, groups: int) -> Tensor:
-    """Scores of experts in the best `groups` of N groups (DeepSeek V2, V3); the others' become minus infinity."""
-    best = group_scores_TN.topk(groups, dim=-1).indices
-    inside = torch.zeros_like(group_scores_TN, dtype=torch.bool).scatter(1, best, True)
-    size = scores_TG.shape[1] // group_scores_TN.shape[1]
-    return scores_TG.masked_fill(~inside.repeat_interleave(size, dim=1), float("-inf"))
-
-
 class SparseMLP(nn.Module):
     """Router and experts."""
 
-    def __init__(self, build: Build, config: ModelConfig, choose: Choice) -> None:
+    def __init__(self, build: Build, config: ModelConfig, routing: Routing) -> None:
         super().__init__()
         self.router = Router(build, config)
         self.experts = Experts(build, config)
-        self._choose = choose
+        self._route, self._routing = build.kernels.route, routing
+
+    @property
+    def correction_G(self) -> Tensor | None:
+        """What is added to the scores for choosing."""
+        return None
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self.experts(x_TD, *self._choose(self.router(x_TD)))
+        return self.experts(x_TD, *self._route(self.router(x_TD), self.correction_G, self._routing))

@@ -40,7 +40,10 @@ class KVPool:
         shape = (layers, pages + 2, kv_heads, page_size, row)
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device) if shared is None else self.k[..., :shared]
-        self._stored = (self.k, self.v) if shared is None else (self.k,)
+        stored = (self.k, self.v) if shared is None else (self.k,)
+        self._stored = tuple(
+            pool.view(torch.int8) if pool.itemsize == 1 else pool for pool in stored
+        )  # bytes are moved
         self.page_size, self.nowhere = page_size, pages + 1
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:

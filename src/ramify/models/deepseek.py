@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -13,15 +11,16 @@ from ramify.layers.latent import LatentAttention
 from ramify.layers.linear import WHOLE
 from ramify.layers.loadable import Loadable
 from ramify.layers.mlp import GatedMLP
-from ramify.layers.moe import Choice, SparseMLP, among_groups, normalised
+from ramify.layers.moe import SparseMLP
 from ramify.models.decoder import Decoder, PreNormBlock
+from ramify.ops.routing import Routing
 
 
 class SharedMLP(SparseMLP):
     """experts(x) + shared(x)"""
 
-    def __init__(self, build: Build, config: ModelConfig, choose: Choice) -> None:
-        super().__init__(build, config, choose)
+    def __init__(self, build: Build, config: ModelConfig, routing: Routing) -> None:
+        super().__init__(build, config, routing)
         assert config.experts is not None
         self.shared = GatedMLP(build, config, config.experts.shared)
 
@@ -29,15 +28,29 @@ class SharedMLP(SparseMLP):
         return super().forward(x_TD) + self.shared(x_TD)
 
 
-def limited_softmax(logits_TG: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+def limited_softmax(config: ModelConfig) -> Routing:
     """DeepSeek V2: the most probable experts, where asked of the groups with the best ones."""
     assert config.experts is not None
-    numbers, scores_TG = config.numbers, logits_TG.softmax(-1)
-    if numbers["topk_method"] == "group_limited_greedy":
-        best_TN = scores_TG.unflatten(1, (numbers["n_group"], -1)).amax(-1)
-        scores_TG = among_groups(scores_TG, best_TN, numbers["topk_group"])
-    weights_TK, chosen_TK = scores_TG.topk(config.experts.chosen, dim=-1)
-    return weights_TK * numbers["routed_scaling_factor"], chosen_TK
+    numbers = config.numbers
+    limited = numbers["topk_method"] == "group_limited_greedy"
+    groups, best = (numbers["n_group"], numbers["topk_group"]) if limited else (1, 1)
+    scale = numbers["routed_scaling_factor"]
+    return Routing(config.experts.chosen, groups=groups, best_groups=best, scale=scale)
+
+
+def corrected_sigmoid(config: ModelConfig) -> Routing:
+    """DeepSeek V3: each expert is scored by itself, and those of the groups with the best pairs are chosen."""
+    assert config.experts is not None
+    numbers = config.numbers
+    return Routing(
+        config.experts.chosen,
+        score="sigmoid",
+        after="sum" if numbers["norm_topk_prob"] else "nothing",
+        groups=numbers["n_group"],
+        best_groups=numbers["topk_group"],
+        pooled=2,
+        scale=numbers["routed_scaling_factor"],
+    )
 
 
 class Correction(Loadable):
@@ -51,25 +64,16 @@ class Correction(Loadable):
 
 
 class CorrectedMLP(SharedMLP):
-    """DeepSeek V3: each expert is scored by itself, and a correction balances who is chosen but not what counts."""
+    """DeepSeek V3: a correction balances who is chosen but not what counts."""
 
     def __init__(self, build: Build, config: ModelConfig) -> None:
-        super().__init__(build, config, self.choose)
+        super().__init__(build, config, corrected_sigmoid(config))
         assert config.experts is not None
-        self._kernels, self._numbers, self._chosen = build.kernels, config.numbers, config.experts.chosen
         self.correction = Correction(build, config.experts.count)
 
-    def choose(self, logits_TG: Tensor) -> tuple[Tensor, Tensor]:
-        numbers = self._numbers
-        scores_TG = self._kernels.activate(logits_TG, "sigmoid")
-        corrected_TG = scores_TG + self.correction.weight
-        best_TN2 = corrected_TG.unflatten(1, (numbers["n_group"], -1)).topk(2, dim=-1).values
-        among_TG = among_groups(corrected_TG, best_TN2[..., 0] + best_TN2[..., 1], numbers["topk_group"])
-        chosen_TK = among_TG.topk(self._chosen, dim=-1).indices
-        weights_TK = scores_TG.gather(1, chosen_TK)
-        if numbers["norm_topk_prob"]:
-            weights_TK = normalised(weights_TK)
-        return weights_TK * numbers["routed_scaling_factor"], chosen_TK
+    @property
+    def correction_G(self) -> Tensor:
+        return self.correction.weight
 
 
 class DeepseekV2(Decoder):
@@ -78,7 +82,7 @@ class DeepseekV2(Decoder):
         return PreNormBlock(build, config, LatentAttention(build, config, layer), mlp)
 
     def sparse(self, build: Build, config: ModelConfig) -> nn.Module:
-        return SharedMLP(build, config, partial(limited_softmax, config=config))
+        return SharedMLP(build, config, limited_softmax(config))
 
 
 class DeepseekV3(DeepseekV2):

@@ -13,7 +13,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ramify.layers.build import Build
 from ramify.layers.linear import WHOLE
-from ramify.layers.moe import GroupedLinear, by_expert
+from ramify.layers.moe import GroupedLinear
 from ramify.models.generic_attention import OURS, PLACE
 
 
@@ -33,7 +33,7 @@ class OurExperts(nn.Module):
         self._count = module.num_experts
 
     def forward(self, x_TD: Tensor, chosen_TK: Tensor, weights_TK: Tensor) -> Tensor:
-        tokens_R, ends_G, rows_TK = by_expert(chosen_TK, self._count)
+        tokens_R, ends_G, rows_TK = self._kernels.by_expert(chosen_TK, self._count)
         up_RE = self.gate_up(x_TD.index_select(0, tokens_R), ends_G)
         y_RD = self.down(self._gate(up_RE), ends_G)
         return self._kernels.combine(y_RD, rows_TK, weights_TK.to(x_TD.dtype))

@@ -4,8 +4,6 @@ experts. Granite 4: the same where most layers are those of Mamba 2 and experts 
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
@@ -14,10 +12,11 @@ from ramify.layers.attention import Attention
 from ramify.layers.batch import Batch
 from ramify.layers.build import Build
 from ramify.layers.mlp import GatedMLP
-from ramify.layers.moe import SparseMLP, choose_then_softmax
+from ramify.layers.moe import SparseMLP
 from ramify.layers.rope import Angles
 from ramify.models.bamba import hybrid_mixer
 from ramify.models.decoder import Decoder, PreNormBlock, Stream
+from ramify.ops.routing import Routing
 
 
 class GraniteBlock(PreNormBlock):
@@ -56,10 +55,15 @@ class Granite(Decoder):
         return super().logits(x_TD) / self._scaling
 
 
+def routing(config: ModelConfig) -> Routing:
+    """What the best count is their share in a softmax among them."""
+    assert config.experts is not None
+    return Routing(config.experts.chosen, score="logit", after="softmax")
+
+
 class GraniteMoe(Granite):
     def mlp(self, build: Build, config: ModelConfig) -> nn.Module:
-        assert config.experts is not None
-        return SparseMLP(build, config, partial(choose_then_softmax, chosen=config.experts.chosen))
+        return SparseMLP(build, config, routing(config))
 
 
 class GraniteSharedMoe(SparseMLP):
@@ -67,7 +71,7 @@ class GraniteSharedMoe(SparseMLP):
 
     def __init__(self, build: Build, config: ModelConfig) -> None:
         assert config.experts is not None
-        super().__init__(build, config, partial(choose_then_softmax, chosen=config.experts.chosen))
+        super().__init__(build, config, routing(config))
         self.shared = GatedMLP(build, config, config.experts.shared)
 
     def forward(self, x_TD: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from ramify.layers.moe import Experts, Router
 from ramify.layers.norm import UnweightedNorm
 from ramify.models.decoder import Decoder, PreNormBlock
 from ramify.models.smollm3 import rotates
+from ramify.ops.routing import Routing
 
 
 class Llama4Attention(Attention):
@@ -56,14 +57,14 @@ class Llama4MLP(nn.Module):
     def __init__(self, build: Build, config: ModelConfig) -> None:
         super().__init__()
         assert config.experts is not None
-        self._kernels, self._chosen = build.kernels, config.experts.chosen
+        self._route, self._chosen = build.kernels.route, config.experts.chosen
         self.router = Router(build, config)
         self.experts = Experts(build, config)
         self.shared = GatedMLP(build, config, config.experts.shared)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        best_TK, chosen_TK = self.router(x_TD).topk(self._chosen, dim=-1)
-        scores_TK = self._kernels.activate(best_TK, "sigmoid")
+        routing = Routing(self._chosen, score="logit", after="sigmoid")
+        scores_TK, chosen_TK = self._route(self.router(x_TD), None, routing)
         added_TD = self.shared(x_TD)
         for k in range(self._chosen):  # one, in the models that there are
             scored_TD = (x_TD * scores_TK[:, k : k + 1]).to(x_TD.dtype)

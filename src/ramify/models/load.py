@@ -101,13 +101,15 @@ def dummy_weights(model: nn.Module, config: ModelConfig, seed: int = 0) -> None:
     if config.generic is not None:
         _generic().make_generic(model, seed)
         return
-    for path, layer in model.named_modules():
+    for path, layer in reversed(list(model.named_modules())):  # what stands in a layer before the layer
         if not isinstance(layer, Loadable):
             continue
         for name in layer.declared():
             weight = layer.memory(name)
             generator = torch.Generator(weight.device).manual_seed(seed + _stable(f"{path}.{name}"))
             fill(name, weight, generator)
+            for part in layer.parts_of(name):
+                layer.came(name, part)
         layer.loaded()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 
 from ramify.config.model import ModelConfig
@@ -11,15 +9,16 @@ from ramify.layers.attention import Attention
 from ramify.layers.build import Build
 from ramify.layers.linear import Linear
 from ramify.layers.mlp import GatedMLP
-from ramify.layers.moe import SparseMLP, softmax_then_choose
+from ramify.layers.moe import SparseMLP
 from ramify.models.decoder import Decoder, PreNormBlock
+from ramify.ops.routing import Routing
 
 
 class GatedSharedMLP(SparseMLP):
     """experts(x) + sigmoid(gate(x)) * shared(x)"""
 
     def __init__(self, build: Build, config: ModelConfig) -> None:
-        super().__init__(build, config, chooser(config))
+        super().__init__(build, config, routing(config))
         assert config.experts is not None
         self._kernels = build.kernels
         self.shared = GatedMLP(build, config, config.experts.shared)
@@ -30,9 +29,9 @@ class GatedSharedMLP(SparseMLP):
         return super().forward(x_TD) + share_T1 * self.shared(x_TD)
 
 
-def chooser(config: ModelConfig) -> partial[tuple[Tensor, Tensor]]:
+def routing(config: ModelConfig) -> Routing:
     assert config.experts is not None
-    return partial(softmax_then_choose, chosen=config.experts.chosen, normalise=config.numbers["norm_topk_prob"])
+    return Routing(config.experts.chosen, after="sum" if config.numbers["norm_topk_prob"] else "nothing")
 
 
 class Qwen2Moe(Decoder):

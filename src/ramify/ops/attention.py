@@ -8,11 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+TREE = 64  # queries in a tree of drafts
+
 
 @dataclass(frozen=True)
 class AttentionShape:
     """What a model asks of a backend. `value_dim` is the size of a value where it is not that of a key; `window`,
-    `softcap` and `sinks`: some layer has one, see `Rule`.
+    `softcap` and `sinks`: some layer has one, see `Rule`; `trees`: steps will have some, see `Paged`;
+    `chunks`: some layer sees these; `stored` is the type of what stands in pages, where it is not that of the model.
     """
 
     heads: int
@@ -25,6 +28,9 @@ class AttentionShape:
     window: bool = False
     softcap: bool = False
     sinks: bool = False
+    trees: bool = False
+    chunks: bool = False
+    stored: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class Paged:
 
     `lengths` are upper bounds of these, that the host knows without asking a device. On a CPU they are exact, as they
     are wherever there are no `lengths_N`, which are int64 on the device.
+
+    `trees_T`: what each query sees of its own row, where that is a tree of drafts: bit j for query j, its own and those
+    of its ancestors, int64 on the device; 0 for queries of other rows, which see all before them. None where no row is
+    a tree. A tree has at most `TREE` queries, parents before their children. All of them see what stands before the
+    row. Positions, for windows, are counted along the branch: a draft's is its depth, though its key stands elsewhere.
     """
 
     starts: list[int]
@@ -62,6 +73,7 @@ class Paged:
     lengths: list[int]
     tables: Tensor
     lengths_N: Tensor | None = None
+    trees_T: Tensor | None = None
 
 
 def value_size(q_THC: Tensor, v_pool_PKSC: Tensor) -> int:

@@ -10,7 +10,7 @@ chosen ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ramify.ops.lora import LowRanks
 from ramify.ops.reference import basic, choose, encode, experts, fp8, int4, int8, lora, random, rope, sample, state
+from ramify.ops.routing import Routing
 from ramify.ops.states import Spans
 
 
@@ -29,9 +30,11 @@ class Packing:
     linear(x_TD, packed, E, bias_E | None) -> y_TE
     embed(tokens_T, packed, D) -> x_TD: rows of the weight by number, as they are stored or in float32. None
         where no embedding is stored so
-    pack_groups(weight_GED) -> packed, [G, ...]
+    pack_groups(weight_GED) -> packed
     grouped_linear(x_RD, packed, E, bias_GE | None, ends_G) -> y_RE: as `Kernels.grouped_linear`. Both are None where
         experts are not stored so
+    together(G x packed, E) -> packed: as `pack_groups` makes it, of what `pack` or `take` made of each group by itself.
+        None where groups are packed as a whole
     take(whole_ED, scale) -> packed, of weights that are quantized already: int8 with scale_E, or halves of bytes from 0
         to 15 in uint8 with a scale per 32 inputs, rounded to bfloat16. None where weights are not whole numbers
     """
@@ -42,6 +45,7 @@ class Packing:
     pack_groups: Callable[[Tensor], Tensor] | None = None
     grouped_linear: Callable[[Tensor, Tensor, int, Tensor | None, Tensor], Tensor] | None = None
     take: Callable[[Tensor, Tensor], Tensor] | None = None
+    together: Callable[[Sequence[Tensor], int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,10 @@ class Kernels:
         slot write_at (page x page size + offset) of the pools. Pairs are (i, i + R), or (2i, 2i + 1) if interleaved
     rotate(x_THC, cos_TR, sin_TR, interleaved) -> x_THC
     store(x_TKC, pool_PKSC, write_at_T)
+    route(logits_TG, correction_G | None, routing) -> (weights_TK, chosen_TK): which experts compute a token and what
+        each of them counts, by falling score (`ops.routing.Routing`); all in fp32
+    by_expert(chosen_TK, count) -> (tokens_R, ends_G, rows_TK): rows sorted by which of `count` experts computes them,
+        in the order they had: the token of each, where the rows of every expert end, and which rows are a token's
     grouped_linear(x_RD, weight_GED, bias_GE | None, ends_G) -> y_RE: rows are sorted by group, and those of group g end
         before row ends_G[g]
     combine(y_RD, rows_TK, weights_TK) -> out_TD: the sum over k of weights[t, k] y[rows[t, k]], in their order
@@ -110,6 +118,8 @@ class Kernels:
     qkv_rope_store: Callable[..., Tensor] = rope.qkv_rope_store
     rotate: Callable[..., Tensor] = rope.rotate
     store: Callable[[Tensor, Tensor, Tensor], None] = rope.store
+    route: Callable[[Tensor, Tensor | None, Routing], tuple[Tensor, Tensor]] = experts.route
+    by_expert: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]] = experts.by_expert
     grouped_linear: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor] = experts.grouped_linear
     combine: Callable[[Tensor, Tensor, Tensor], Tensor] = experts.combine
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 FIELDS = 6  # of `LowRanks.places`
+WIDTH = 16  # bytes that kernels read at once
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -24,29 +26,41 @@ class LowRank:
 
     def arranged(self, dtype: torch.dtype) -> LowRank:
         """As kernels read it: `down` dense, and `up` dense as [R, E]. No copy where it is so already."""
-        down_RD, up_ER = self.down_RD.to(dtype).contiguous(), self.up_ER.to(dtype).T.contiguous().T
-        return replace(self, down_RD=down_RD, up_ER=up_ER)
+        down_RD, up_RE = (_aligned(side.to(dtype).contiguous()) for side in (self.down_RD, self.up_ER.T))
+        return replace(self, down_RD=down_RD, up_ER=up_RE.T)
 
 
 class LowRanks(Sequence[tuple[LowRank, ...]]):
-    """The adapters of one linear by slot; an empty slot is (). Parts of a slot have different outputs.
+    """The adapters of one linear by slot; an empty slot is (). Parts of a slot have different outputs, and stand on
+    `device`. With `room`, none has more ranks, and launches are made for so many: a captured step needs that.
 
     `places` says the same to compiled kernels, and stays where it is: int64 [slots, most, FIELDS] of addresses of
     `down` and `up`, rank, begin, outputs, and the bits of the scale as a double. Rank 0 is no part.
     """
 
-    def __init__(self, slots: int, most: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, slots: int, most: int, dtype: torch.dtype, room: int | None = None, device: torch.device = CPU
+    ) -> None:
         self._parts: list[tuple[LowRank, ...]] = [()] * slots
-        self._dtype = dtype
-        self.places = torch.zeros(slots, most, FIELDS, dtype=torch.int64)
+        self._dtype, self._room = dtype, room
+        self.places = torch.zeros(slots, most, FIELDS, dtype=torch.int64, device=device)
 
     def put(self, slot: int, parts: Iterable[LowRank]) -> None:
         """Not while a kernel runs. What stood in the slot is let go."""
         kept = tuple(part.arranged(self._dtype) for part in parts)
-        self.places[slot] = 0
+        places = torch.zeros(self.places.shape[1:], dtype=torch.int64)
         for at, part in enumerate(kept):
-            self.places[slot, at] = torch.tensor(_place(part))
+            assert self._room is None or part.down_RD.shape[0] <= self._room
+            assert part.down_RD.device == self.places.device
+            places[at] = torch.tensor(_place(part))
+        self.places[slot] = places
         self._parts[slot] = kept
+
+    @property
+    def room(self) -> int:
+        """Ranks that a part may have: those of the largest where nothing was said."""
+        here = (part.down_RD.shape[0] for each in self._parts for part in each)
+        return max(here, default=0) if self._room is None else self._room
 
     @property
     def ranks(self) -> int:
@@ -62,6 +76,10 @@ class LowRanks(Sequence[tuple[LowRank, ...]]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+
+def _aligned(x: Tensor) -> Tensor:
+    return x.clone() if x.data_ptr() % WIDTH else x
 
 
 def _place(part: LowRank) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -92,10 +92,12 @@ class CpuPlatform:
         return psutil.virtual_memory().available
 
 
-def make_platform(device: str, threads: int, dtype: str, linears: str = "packed") -> Platform:
-    """The platform of a resolved `--device`."""
+def make_platform(
+    device: str, threads: int, dtype: str, linears: str = "packed", captured: Sequence[int] = ()
+) -> Platform:
+    """The platform of a resolved `--device`; on a GPU steps of `captured` rows are captured."""
     if torch.device(device).type == "cpu":
         return CpuPlatform(threads, dtype, linears)
     from ramify.ops.cuda.platform import CudaPlatform
 
-    return CudaPlatform(device, linears)
+    return CudaPlatform(device, linears, captured)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ramify.config.resolve import MOST_INPUTS
+from ramify.config.quantized import MOST_INPUTS
 from ramify.config.stored import GROUP
 from ramify.ops.kernels import Kernels, Packing
 from ramify.quant.scheme import Plain
@@ -35,6 +35,9 @@ class PlainRun(nn.Module):
         packing = kernels.packing
         self.weight = parameter(weight_ED.clone() if packing is None else packing.pack(weight_ED))
 
+    def packed(self) -> tuple[Packing, Tensor] | None:
+        return None if self._kernels.packing is None else (self._kernels.packing, self.weight)
+
     def forward(self, x_TD: Tensor, bias_E: Tensor | None) -> Tensor:
         packing = self._kernels.packing
         if packing is None:
@@ -51,6 +54,9 @@ class Int8Run(nn.Module):
         whole_ED, scale_E = torch.cat([part.whole_ED for part in parts]), torch.cat([part.scale_E for part in parts])
         self.outputs, self._packing = len(whole_ED), packing
         self.weight = parameter(packing.take(whole_ED, scale_E))
+
+    def packed(self) -> tuple[Packing, Tensor] | None:
+        return self._packing, self.weight
 
     def forward(self, x_TD: Tensor, bias_E: Tensor | None) -> Tensor:
         return self._packing.linear(x_TD, self.weight, self.outputs, bias_E)
@@ -75,6 +81,9 @@ class Int4Run(nn.Module):
         self.order = None if parts[0].order_D is None else parameter(parts[0].order_D)
         offsets = [part.offset_EG for part in parts if part.offset_EG is not None]
         self.offsets = PlainRun(torch.cat(offsets).to(dtype), kernels) if offsets else None
+
+    def packed(self) -> tuple[Packing, Tensor] | None:
+        return None if self.order is not None or self.offsets is not None else (self._packing, self.weight)
 
     def forward(self, x_TD: Tensor, bias_E: Tensor | None) -> Tensor:
         if self.order is not None:
@@ -116,6 +125,9 @@ class Kept(Plain):
         ]
         layer.runs, layer.kept = nn.ModuleList(runs), {}
         layer.weight = parameter(torch.empty(0, dtype=dtype))
+
+    def packed(self, layer: Any) -> tuple[Packing, Tensor] | None:
+        return layer.runs[0].packed() if len(layer.runs) == 1 else None
 
     def apply(self, layer: Any, x_TD: Tensor, kernels: Kernels) -> Tensor:
         bias = getattr(layer, "bias", None)

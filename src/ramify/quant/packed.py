@@ -22,6 +22,9 @@ class Packed(Plain):
         layer.dtype = weight.dtype
         layer.weight = nn.Parameter(self._packing.pack(weight), requires_grad=False)
 
+    def packed(self, layer: Any) -> tuple[Packing, Tensor]:
+        return self._packing, layer.weight
+
     def apply(self, layer: Any, x_TD: Tensor, kernels: Kernels) -> Tensor:
         return self._packing.linear(x_TD, layer.weight, layer.outputs, getattr(layer, "bias", None))
 

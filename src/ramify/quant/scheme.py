@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ramify.ops.kernels import Kernels
+from ramify.ops.kernels import Kernels, Packing
 from ramify.quant.stored import Stored
 
 
@@ -35,6 +35,9 @@ class LinearScheme(Protocol):
     def loaded(self, layer: Holder, kernels: Kernels) -> None:
         """All tensors are in: pack, if this scheme packs."""
 
+    def packed(self, layer: Holder) -> tuple[Packing, Tensor] | None:
+        """What a loaded layer multiplies by, where that is one packed weight and nothing beside it."""
+
     def apply(self, layer: Holder, x_TD: Tensor, kernels: Kernels) -> Tensor:
         """x times the weight, plus the bias if there is one."""
 
@@ -59,6 +62,9 @@ class Plain:
         return False
 
     def loaded(self, layer: Holder, kernels: Kernels) -> None: ...
+
+    def packed(self, layer: Holder) -> tuple[Packing, Tensor] | None:
+        return None
 
     def apply(self, layer: Holder, x_TD: Tensor, kernels: Kernels) -> Tensor:
         return kernels.linear(x_TD, layer.weight, getattr(layer, "bias", None))  # type: ignore[attr-defined]

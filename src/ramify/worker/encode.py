@@ -12,7 +12,7 @@ from ramify.layers.passages import Passages, make_passages
 from ramify.ops.staging import Staging
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
-from ramify.worker.answer import Answer, Left, News
+from ramify.worker.outcome import Left, News, Outcome
 from ramify.worker.pooling import Pooler
 
 
@@ -64,9 +64,9 @@ class EncoderRunner:
             self._texts.pop(slot, None)
             self._pooler.close(slot)
 
-    def sample(self, encoded: Encoded, masks: Masks | None = None) -> Answer:
+    def sample(self, encoded: Encoded, masks: Masks | None = None) -> Outcome:
         """Nothing is sampled."""
-        return Answer(encoded.plan, Left(pooled=encoded.pooled), self._staging)
+        return Outcome(encoded.plan, Left(pooled=encoded.pooled), self._staging)
 
     def learn(self, news: News) -> None:
         """Nothing hangs on a text once it is read."""

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
+from ramify.core.errors import DeviceLostError
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan
 from ramify.wire.result import StepResult
-from ramify.worker.answer import Answer, News
+from ramify.worker.outcome import News, Outcome
 from ramify.worker.profile import StepProfiler
 
 
@@ -21,10 +22,10 @@ class StepRunner(Protocol):
     def forward(self, plan: Plan) -> Any:
         """All but the sampling; what it returns is for `sample`."""
 
-    def sample(self, forwarded: Any, masks: Masks | None = None) -> Answer: ...
+    def sample(self, forwarded: Any, masks: Masks | None = None) -> Outcome: ...
 
     def learn(self, news: News) -> None:
-        """What turned out when an answer was there."""
+        """What turned out when an outcome was read."""
 
     def always(self, plan: Plan) -> None:
         """Only what a plan does whatever becomes of the rest of it."""
@@ -35,12 +36,17 @@ class StepSkippedError(Exception):
 
 
 class ThreadPending:
-    def __init__(self, future: Future[Answer], learn: Callable[[News], object]) -> None:
+    def __init__(self, future: Future[Outcome], learn: Callable[[News], object]) -> None:
         self._future, self._learn = future, learn
 
     def wait(self) -> StepResult:
-        """Whatever is launched after this knows the news."""
-        result, news = self._future.result().wait()
+        """Whatever is launched after this knows the news. What a device fails at is told by whatever is asked of it
+        next, and it takes nothing more from this process.
+        """
+        try:
+            result, news = self._future.result().wait()
+        except torch.AcceleratorError as e:
+            raise DeviceLostError(f"the device failed: {e}") from e
         if news:
             self._learn(news)
         return result
@@ -57,7 +63,7 @@ class ThreadExecutor:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ramify-steps", initializer=prepare)
         self.profiler = StepProfiler(self._pool.submit)
         self._launched: dict[int, Future[Any]] = {}
-        self._waiting: list[Future[Answer]] = []
+        self._waiting: list[Future[Outcome]] = []
         self._failed = False  # a forward pass raised, and nobody has drained since
 
     def launch(self, plan: Plan) -> None:
@@ -100,8 +106,8 @@ class ThreadExecutor:
                 self._failed = True
                 raise
 
-    def _sample(self, forwarded: Future[Any], masks: Masks | None) -> Answer:
+    def _sample(self, forwarded: Future[Any], masks: Masks | None) -> Outcome:
         with torch.inference_mode(), self.profiler.sample():
-            answer = self.runner.sample(forwarded.result(), masks)
+            outcome = self.runner.sample(forwarded.result(), masks)
         self.profiler.stepped()
-        return answer
+        return outcome

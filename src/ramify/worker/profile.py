@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import profile, record_function, supported_activities
 
 from ramify.wire.plan import Plan
 from ramify.wire.profile import Profile
@@ -89,7 +89,7 @@ class StepProfiler:
         asked = self._asked
         assert asked is not None
         self._recording = profile(
-            activities=[ProfilerActivity.CPU], record_shapes=asked.shapes, with_stack=asked.stack, acc_events=True
+            activities=supported_activities(), record_shapes=asked.shapes, with_stack=asked.stack, acc_events=True
         )
         self._recording.start()
 

@@ -24,10 +24,10 @@ from ramify.sampling.sampler import Sampled
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
 from ramify.worker.adapters import Adapters, NoAdapters
-from ramify.worker.answer import Answer, Left, News, Scored
 from ramify.worker.captured import CapturedForward
 from ramify.worker.forward import Forward, Model
 from ramify.worker.inputs import Inputs, each_alone, make_inputs
+from ramify.worker.outcome import Left, News, Outcome, Scored
 from ramify.worker.pooling import NoPooler, Pooler
 from ramify.worker.slots import Held, Slots
 from ramify.worker.widths import as_wide, sample_each, words_for
@@ -199,18 +199,18 @@ class Runner:
 
     # -- sample ------------------------------------------------------------------------------------------------------
 
-    def sample(self, forwarded: Forwarded, masks: Masks | None = None) -> Answer:
+    def sample(self, forwarded: Forwarded, masks: Masks | None = None) -> Outcome:
         """Tokens of the step; slots learn them before the next step reads its inputs."""
         plan, inputs, left = forwarded.plan, forwarded.inputs, forwarded.left
         if inputs is None:
-            return Answer(plan, left, self._staging)
+            return Outcome(plan, left, self._staging)
         for row, held in zip(plan.rows, left.held, strict=True):
             held.bound += row.count
         if forwarded.logits_SV is None:
             self.slots.lengths[inputs.slots_N] = inputs.ends_N
         else:
             self._sample(plan, inputs, forwarded.logits_SV, masks, left)
-        return Answer(plan, left, self._staging)
+        return Outcome(plan, left, self._staging)
 
     def learn(self, news: News) -> None:
         """What the host has learned of a step, maybe after it had asked for later ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ramify.ops.cpu.quantized import PANEL, take_int4, take_int8
 from ramify.ops.cpu.record import Functions
 from ramify.ops.cpu.state import CompiledStates
 from ramify.ops.kernels import Kernels, Packing
+from ramify.ops.reference import experts
 
 TYPES = (torch.float32, torch.bfloat16)
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3, "sigmoid": 4, "clamped_swiglu": 5}  # as in rows.inc
@@ -294,6 +296,7 @@ def compiled_kernels(library: Functions) -> Kernels:
         gated=made.gated,
         activate=made.activate,
         softcap=made.softcap,
+        route=partial(experts.route, activate=made.activate),
         combine=made.combine,
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,

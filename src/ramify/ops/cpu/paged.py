@@ -37,12 +37,16 @@ class PagedAttention:
             reasons.append("the compiled kernels are not installed")
         if shape.dtype not in ("float32", "bfloat16"):
             reasons.append(f"it computes in float32 and bfloat16, not in {shape.dtype}")
+        if shape.trees:
+            reasons.append("it knows no trees of drafts")
         for size in {shape.head_dim, shape.value_dim or shape.head_dim}:
             if size % WIDTH or size > LARGEST:
                 reasons.append(f"heads have {size} elements, not a multiple of {WIDTH} up to {LARGEST}")
         return reasons
 
     def prepare(self, paged: Paged) -> Rows:
+        if paged.trees_T is not None:
+            raise NotImplementedError("the compiled kernels know no trees of drafts")
         starts, counts, lengths = torch.tensor([paged.starts, paged.counts, paged.lengths], dtype=torch.int32)
         return Rows(paged.tables.to(torch.int32).contiguous(), starts, counts, lengths)
 

@@ -50,6 +50,7 @@ class _Chunk:
     count: int
     length: int
     pages: Tensor
+    tree: Tensor | None
 
 
 class SdpaAttention:
@@ -77,7 +78,9 @@ class SdpaAttention:
         for row, count in enumerate(paged.counts):
             if count > 1:
                 pages = paged.tables[row, : self._pages(paged.lengths[row])]
-                work.append(_Chunk(paged.starts[row], count, paged.lengths[row], pages))
+                start = paged.starts[row]
+                tree = None if paged.trees_T is None else paged.trees_T[start : start + count]
+                work.append(_Chunk(start, count, paged.lengths[row], pages, tree))
         return work
 
     def _pages(self, length: int) -> int:
@@ -136,7 +139,7 @@ class SdpaAttention:
         for first in range(0, chunk.count, QUERY_BLOCK):
             count = min(QUERY_BLOCK, chunk.count - first)
             seen = chunk.length - chunk.count + first + count  # positions up to the last query of the block
-            past = visible(count, seen, rule)
+            past = visible(count, seen, rule, None if chunk.tree is None else chunk.tree[first : first + count])
             keys = slice(rule.first_key(seen - count), seen)
             at = slice(chunk.start + first, chunk.start + first + count)
             q = q_THC[at].transpose(0, 1).reshape(1, kv_heads, group * count, size)

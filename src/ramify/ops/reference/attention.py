@@ -40,24 +40,30 @@ class ReferenceAttention:
             pages = meta.tables[row, : -(-length // k_pool_PKSC.shape[2])]
             k, v = (gather(pool, pages, length, q_THC.shape[2]) for pool in (k_pool_PKSC, v_pool_PKSC))
             q = q_THC[first : first + count].transpose(0, 1)
-            out[first : first + count] = attend(q, k, v, rule).transpose(0, 1)
+            tree = None if meta.trees_T is None else meta.trees_T[first : first + count]
+            out[first : first + count] = attend(q, k, v, rule, tree).transpose(0, 1)
         return out
 
 
-def visible(queries: int, length: int, rule: Rule) -> Tensor:
-    """Which of `length` keys each of the last `queries` positions sees, [queries, length]."""
+def visible(queries: int, length: int, rule: Rule, tree_Q: Tensor | None = None) -> Tensor:
+    """Which of `length` keys each of the last `queries` positions sees, [queries, length]. `tree_Q` as in `Paged`."""
     position, key = torch.arange(length - queries, length)[:, None], torch.arange(length)
     seen = key <= position
+    if tree_Q is not None and bool(tree_Q.any()):
+        ancestor_QQ = (tree_Q.cpu()[:, None] >> torch.arange(queries) & 1).bool()
+        seen[:, length - queries :] = ancestor_QQ
+        position = length - queries + ancestor_QQ.sum(1, keepdim=True) - 1
+        key = torch.cat((key[: length - queries], position[:, 0]))
     if rule.window is not None:
         seen &= key > position - rule.window
     return seen if rule.chunk is None else seen & (key >= position // rule.chunk * rule.chunk)
 
 
-def attend(q_HQC: Tensor, k_KLC: Tensor, v_KLC: Tensor, rule: Rule) -> Tensor:
+def attend(q_HQC: Tensor, k_KLC: Tensor, v_KLC: Tensor, rule: Rule, tree_Q: Tensor | None = None) -> Tensor:
     """Causal attention of the last Q of L positions, query heads in groups over key-value heads, in fp32."""
     heads, queries, size = q_HQC.shape
     kv_heads, length, wide = v_KLC.shape
-    hidden = ~visible(queries, length, rule).to(q_HQC.device)
+    hidden = ~visible(queries, length, rule, tree_Q).to(q_HQC.device)
     nowhere = hidden.all(0)  # keys that no query sees: whatever stands there, it is not multiplied
     k_KLC, v_KLC = (x.float().masked_fill(nowhere[:, None], 0) for x in (k_KLC, v_KLC))
     q = q_HQC.float().reshape(kv_heads, heads // kv_heads * queries, size)

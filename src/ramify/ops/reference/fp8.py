@@ -1,7 +1,7 @@
 """Reference of fp8: weights in e4m3 with a scale per output, times inputs in e4m3 with a scale per row.
 
 Stored are, of all outputs, first the numbers, rows filled up to a multiple of 16, and then the scales in float32. A row
-with a number that is not finite gets the scale NaN.
+with a number that is not finite gets the scale NaN. Keys and values in pages are cast, without a scale.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def number_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.where(good, torch.where(small, 0.0, most / LARGEST), float("nan"))
     inverse = torch.where(good & ~small, torch.full_like(most, LARGEST) / most, 0.0)
     return torch.where(good, x * inverse, 0.0).clamp(-LARGEST, LARGEST).to(KIND), scale
+
+
+def cast(x: Tensor) -> Tensor:
+    """The nearest numbers of `KIND`, ties to even: what is too large becomes the largest, what is not finite NaN."""
+    x = x.float()
+    return x.clamp(-LARGEST, LARGEST).masked_fill(~x.isfinite(), float("nan")).to(KIND)
 
 
 def store(weight_ED: Tensor) -> Tensor:

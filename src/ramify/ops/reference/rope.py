@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ramify.ops.reference import int8
+from ramify.ops.reference import fp8, int8
 from ramify.ops.reference.basic import rms_norm
 
 
@@ -22,8 +22,13 @@ def rotate(x_THC: Tensor, cos_TR: Tensor, sin_TR: Tensor, interleaved: bool = Fa
 def store(x_TKC: Tensor, pool_PKSC: Tensor, write_at_T: Tensor) -> None:
     """Write each token's heads to its slot, in the type of the pool."""
     size = pool_PKSC.shape[2]
-    rows = int8.store(x_TKC) if pool_PKSC.dtype is torch.int8 else x_TKC.to(pool_PKSC.dtype)
-    pool_PKSC[write_at_T // size, :, write_at_T % size] = rows
+    pool_PKSC[write_at_T // size, :, write_at_T % size] = _as_kept(x_TKC, pool_PKSC.dtype)
+
+
+def _as_kept(x_TKC: Tensor, kind: torch.dtype) -> Tensor:
+    if kind is torch.int8:
+        return int8.store(x_TKC)
+    return fp8.cast(x_TKC) if kind is fp8.KIND else x_TKC.to(kind)
 
 
 def qkv_rope_store(

@@ -30,6 +30,7 @@ from torch import Tensor
 import triton
 from ramify.config.stored import ELEMENT_BYTES
 from ramify.ops.attention import AttentionShape, Paged, Rule, value_size
+from ramify.ops.triton.pages import launched, numbers
 from ramify.ops.triton.rope import scales
 
 SPLIT = 256  # keys; a partial result costs about three hundredths of the bytes that were read for it
@@ -72,6 +73,15 @@ def first_key(position, window, chunk):
 
 
 @triton.jit
+def ones(x):
+    """How many bits are set, of uint64."""
+    x = x - ((x >> 1) & 0x5555555555555555)
+    x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return ((x * 0x0101010101010101) >> 56).to(tl.int32)
+
+
+@triton.jit
 def attend(
     q_ptr,
     k_ptr,
@@ -85,6 +95,7 @@ def attend(
     rows_ptr,
     items_ptr,
     tables_ptr,
+    trees_ptr,
     scale,
     cap,
     window,
@@ -108,6 +119,7 @@ def attend(
     SCALED: tl.constexpr,
     CAPPED: tl.constexpr,
     SINKS: tl.constexpr,
+    TREES: tl.constexpr,
     LINES: tl.constexpr,
     KEYS: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -127,9 +139,14 @@ def attend(
     line = tile * LINES + tl.arange(0, LINES)
     query = line // GROUP
     here = query < count
-    position = length - count + query
+    before = length - count  # keys before the row's queries
+    position = before + query
+    lowest = before + tile * LINES // GROUP
+    if TREES:  # the position of a draft is its depth, and its key stands where its number in the row is
+        tree = tl.load(trees_ptr + start + query, mask=here, other=0).to(tl.uint64, bitcast=True)
+        position = tl.where(tree == 0, position, before + ones(tree) - 1)
+        lowest = tl.where(tl.load(trees_ptr + start) == 0, lowest, before)
     since = first_key(position, window, chunk)
-    lowest = length - count + tile * LINES // GROUP
     highest = tl.minimum(length - count + (tile * LINES + LINES - 1) // GROUP, length - 1)
     earliest = first_key(lowest, window, chunk)
 
@@ -162,11 +179,11 @@ def attend(
         k_at = page * k_page + (key % PAGE) * k_slot
         v_at = page * v_page + (key % PAGE) * v_slot
         k = tl.load(k_ptr + k_at[:, None] + c[None, :], mask=seen[:, None] & (c < SIZE)[None, :], other=0.0)
-        k = k.to(q.dtype)
+        k = numbers(k, q.dtype)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         if REST:
             k_rest = tl.load(k_ptr + k_at[:, None] + r[None, :], mask=seen[:, None] & (r < SIZE)[None, :], other=0.0)
-            scores = tl.dot(q_rest, tl.trans(k_rest.to(q.dtype)), scores, input_precision="ieee")
+            scores = tl.dot(q_rest, tl.trans(numbers(k_rest, q.dtype)), scores, input_precision="ieee")
         if SCALED:  # int8 with a float behind every row: see `ops.reference.int8`
             k_scale = tl.load(k_scales_ptr + (kv_head * k_head + k_at) // 4, mask=seen, other=0.0)
             scores = scores * k_scale[None, :]
@@ -174,7 +191,14 @@ def attend(
         if CAPPED:
             scores = cap * (1.0 - 2.0 / (tl.exp2(scores * (2.0 * LOG2E / cap)) + 1.0))
         scores = scores * LOG2E
-        scores = tl.where((key[None, :] <= position[:, None]) & (key[None, :] >= since[:, None]), scores, float("-inf"))
+        visible = (key[None, :] <= position[:, None]) & (key[None, :] >= since[:, None])
+        if TREES:  # noqa: SIM102  this one is decided when the kernel is compiled
+            if tile_at + KEYS > before:
+                draft = key - before
+                of_tree = tree[:, None] >> tl.minimum(tl.maximum(draft, 0), 63).to(tl.uint64)[None, :]
+                ancestor = ((of_tree & 1) != 0) & (position[:, None] - ones(of_tree) + 1 >= since[:, None])
+                visible = tl.where((tree == 0)[:, None] | (draft < 0)[None, :], visible, ancestor & seen[None, :])
+        scores = tl.where(visible, scores, float("-inf"))
 
         new_peak = tl.maximum(peak, tl.max(scores, 1))
         reference = tl.where(new_peak == float("-inf"), 0.0, new_peak)
@@ -189,7 +213,7 @@ def attend(
             v = k
         else:
             v = tl.load(v_ptr + v_at[:, None] + e[None, :], mask=seen[:, None] & (e < VALUE)[None, :], other=0.0)
-        sums = tl.dot(weights.to(q.dtype), v.to(q.dtype), sums, input_precision="ieee")
+        sums = tl.dot(weights.to(q.dtype), numbers(v, q.dtype), sums, input_precision="ieee")
         peak = new_peak
 
         if ((tile_at + KEYS) % SPLIT == 0) | (tile_at + KEYS >= end):
@@ -234,6 +258,7 @@ def combine(
     VALUE: tl.constexpr,
     VALUES: tl.constexpr,
     SINKS: tl.constexpr,
+    TREES: tl.constexpr,
     SPLIT: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
@@ -245,7 +270,10 @@ def combine(
     length, at = tl.load(rows_ptr + 4 * row + LENGTH), tl.load(rows_ptr + 4 * row + AT)
     head = tl.program_id(1)
     position = length - count + query
-    since, until = first_key(position, window, chunk) // SPLIT, position // SPLIT + 1
+    until = position // SPLIT + 1
+    if TREES:  # what a draft does not see changes nothing, but for what nobody of its row sees
+        position = length - count
+    since = first_key(position, window, chunk) // SPLIT
     parts = at + (query * HEADS + head) * tl.cdiv(length, SPLIT)
     e = tl.arange(0, VALUES)
     peak = tl.full([1], float("-inf"), tl.float32)
@@ -276,15 +304,18 @@ class Work:
 
     `rows_R4` are START, COUNT, the exact LENGTH, and the first of its partial results (AT), or -1 where it has none.
     `items_I4` are ROW, TILE, FIRST split and how MANY of them, 0 for none. `queries_S2` are the row and number of each
-    query whose keys were split, -1 for none. `parts` are partial results: of one query, H heads x its splits.
+    query whose keys were split, -1 for none; there are `queries`, split or not. `parts` are partial results: of one
+    query, H heads x its splits. `trees_T` as in `Paged`.
     """
 
     rows_R4: Tensor
     items_I4: Tensor
     queries_S2: Tensor
     tables: Tensor
+    queries: int
     lines: int
     parts: int
+    trees_T: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -326,9 +357,10 @@ def tiles_of(size: int, value: int, element: int) -> Tiles:
 def plan(
     counts: NDArray[np.int64], lengths: NDArray[np.int64], heads: int, kv_heads: int, tiles: Tiles, room: int
 ) -> Planned:
-    """Who computes what, at most: `lengths` are upper bounds. Where a row is shorter its last items find no keys, and its
-    partial results stand closer. A row of one tile is split where it has more splits than its share of a full device, and where
-    there is room for its partial results. Long items come first, so that none is begun when all others are done.
+    """Who computes what, at most: `lengths` are upper bounds. Where a row is shorter its last items find no keys, and
+    its partial results stand closer. A row of one tile is split where it has more splits than its share of a full
+    device, and where there is room for its partial results. Long items come first, so that none is begun when all
+    others are done.
     """
     group = heads // kv_heads
     lines = tiles.most_lines if (counts * group > tiles.few_lines).any() else tiles.few_lines
@@ -387,7 +419,8 @@ class TritonAttention:
         if paged.lengths_N is not None:
             rows_R4[:, LENGTH.value] = paged.lengths_N.to(self._device, non_blocking=True)
         tables = paged.tables.to(self._device, torch.int32, non_blocking=True).contiguous()
-        return Work(rows_R4, items_I4, queries_S2, tables, planned.lines, planned.parts)
+        trees_T = None if paged.trees_T is None else paged.trees_T.to(self._device, non_blocking=True)
+        return Work(rows_R4, items_I4, queries_S2, tables, int(counts.sum()), planned.lines, planned.parts, trees_T)
 
     def _sent(self, *numbers: NDArray[np.int64]) -> list[Tensor]:
         """To the device in one copy, while it may still be busy with what was before."""
@@ -398,20 +431,27 @@ class TritonAttention:
         return [part.view(each.shape) for part, each in zip(parts, numbers, strict=True)]
 
     def lasting(self, meta: Work, pages: int) -> Work:
-        """With room for as many items as rows of one query each can have, however long they are."""
-        rows = len(meta.rows_R4)
+        """With room for as many items as rows of so many queries can have, however long they are."""
+        rows, group = len(meta.rows_R4), self._shape.heads // self._shape.kv_heads
+        most = rows + meta.queries * group // meta.lines + -(-PROGRAMS // self._shape.kv_heads)
         own = Work(
             torch.empty_like(meta.rows_R4),
-            meta.items_I4.new_empty(rows + -(-PROGRAMS // self._shape.kv_heads), 4),
-            meta.queries_S2.new_empty(rows, 2),
+            meta.items_I4.new_empty(most, 4),
+            meta.queries_S2.new_empty(meta.queries, 2),
             meta.tables.new_zeros(rows, pages),
-            self._tiles.few_lines,
+            meta.queries,
+            meta.lines,
             self._room,
+            None if meta.trees_T is None else torch.empty_like(meta.trees_T),
         )
         self.refresh(own, meta)
         return own
 
     def refresh(self, own: Work, meta: Work) -> None:
+        assert (own.queries, own.lines) == (meta.queries, meta.lines), "a step of another kind"
+        assert (own.trees_T is None) == (meta.trees_T is None), "a step with trees is one of another kind"
+        if own.trees_T is not None and meta.trees_T is not None:
+            own.trees_T.copy_(meta.trees_T)
         own.rows_R4.copy_(meta.rows_R4)
         own.tables[:, : meta.tables.shape[1]] = meta.tables
         for kept, new, none in ((own.items_I4, meta.items_I4, 0), (own.queries_S2, meta.queries_S2, -1)):
@@ -430,8 +470,8 @@ class TritonAttention:
         seen = (rule.window or NEVER, rule.chunk or NEVER)
         attend[(len(meta.items_I4), kv_heads)](
             q_THC,
-            k_pool_PKSC,
-            v_pool_PKSC,
+            launched(k_pool_PKSC),
+            launched(v_pool_PKSC),
             scales(k_pool_PKSC),
             scales(v_pool_PKSC),
             q_THC if rule.sinks_H is None else rule.sinks_H,
@@ -441,6 +481,7 @@ class TritonAttention:
             meta.rows_R4,
             meta.items_I4,
             meta.tables,
+            meta.tables if meta.trees_T is None else meta.trees_T,
             rule.scale,
             rule.softcap or 1.0,
             *seen,
@@ -459,6 +500,7 @@ class TritonAttention:
             SCALED=k_pool_PKSC.dtype is torch.int8,
             CAPPED=rule.softcap is not None,
             SINKS=rule.sinks_H is not None,
+            TREES=meta.trees_T is not None,
             LINES=meta.lines,
             KEYS=tiles.keys,
             SPLIT=SPLIT,
@@ -478,6 +520,7 @@ class TritonAttention:
                 VALUE=value,
                 VALUES=tiles.values,
                 SINKS=rule.sinks_H is not None,
+                TREES=meta.trees_T is not None,
                 SPLIT=SPLIT,
                 UNROLL=8,
                 num_warps=max(tiles.values // 128, 1),

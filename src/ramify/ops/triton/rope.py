@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 import triton
+from ramify.ops.triton.pages import as_bytes, held, launched
 from ramify.ops.triton.rows import scaled_rows, whole_and_scale
 
 LINES = 8  # heads of a program
@@ -67,7 +68,9 @@ def keep(
     BLOCK: tl.constexpr,
     SCALED: tl.constexpr,
 ):
-    """Heads [LINES, BLOCK] of float32 into rows of a pool that begin at `place`: see `ops.reference.int8` for int8."""
+    """Heads [LINES, BLOCK] of float32 into rows of a pool that begin at `place`: see `ops.reference.int8` for int8, and
+    `pages` for e4m3.
+    """
     c = tl.arange(0, BLOCK)
     if SCALED:
         whole, scale = whole_and_scale(x)
@@ -76,6 +79,10 @@ def keep(
         tl.store(scales_ptr + place // 4, scale, mask=there)
     else:
         kind = pool_ptr.dtype.element_ty
+        if kind == tl.uint8:
+            x = as_bytes(x)
+        elif kind == tl.float8e4nv:
+            x = held(x)
         tl.store(pool_ptr + place[:, None] + c[None, :], x.to(kind), mask=there[:, None] & (c < SIZE)[None, :])
 
 
@@ -243,8 +250,8 @@ class Rope:
             k_norm_C if normed else qkv_TE,
             cos_TR,
             sin_TR,
-            k_pool_PKSC,
-            v_pool_PKSC,
+            launched(k_pool_PKSC),
+            launched(v_pool_PKSC),
             scales(k_pool_PKSC),
             scales(v_pool_PKSC),
             write_at_T,
@@ -296,7 +303,7 @@ class Rope:
             return
         store[(tokens, triton.cdiv(heads, LINES))](
             x_TKC,
-            pool_PKSC,
+            launched(pool_PKSC),
             scales(pool_PKSC),
             write_at_T,
             *pool_PKSC.stride()[:3],
@@ -323,4 +330,4 @@ def scales(pool_PKSC: Tensor) -> Tensor:
     """The scale of the first row of an int8 pool, from which those of others are counted in floats; see
     `ops.reference.int8`.
     """
-    return pool_PKSC.view(torch.float32)[..., -1:] if pool_PKSC.dtype is torch.int8 else pool_PKSC
+    return pool_PKSC.view(torch.float32)[..., -1:] if pool_PKSC.dtype is torch.int8 else launched(pool_PKSC)

@@ -22,6 +22,18 @@ ROUND = tl.constexpr(12582912.0)  # added and taken away again it rounds what is
 
 
 @triton.jit
+def row_at(x_ptr, residual_ptr, total_ptr, at, d, SIZE: tl.constexpr, ADDED: tl.constexpr):
+    """A row in float32; with a residual `ADDED` it is their sum, rounded, which is stored too."""
+    x = tl.load(x_ptr + at + d, mask=d < SIZE, other=0.0).to(tl.float32)
+    if ADDED:
+        x += tl.load(residual_ptr + at + d, mask=d < SIZE, other=0.0).to(tl.float32)
+        total = x.to(total_ptr.dtype.element_ty)
+        tl.store(total_ptr + at + d, total, mask=d < SIZE)
+        x = total.to(tl.float32)
+    return x
+
+
+@triton.jit
 def rms_norm(
     x_ptr,
     residual_ptr,
@@ -35,14 +47,8 @@ def rms_norm(
     ADDED: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    at = tl.program_id(0).to(tl.int64) * SIZE
-    d = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + at + d, mask=d < SIZE, other=0.0).to(tl.float32)
-    kind = y_ptr.dtype.element_ty
-    if ADDED:
-        x = (x + tl.load(residual_ptr + at + d, mask=d < SIZE, other=0.0).to(tl.float32)).to(kind)
-        tl.store(total_ptr + at + d, x, mask=d < SIZE)
-        x = x.to(tl.float32)
+    at, d, kind = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, BLOCK), y_ptr.dtype.element_ty
+    x = row_at(x_ptr, residual_ptr, total_ptr, at, d, SIZE, ADDED)
     weight = tl.load(weight_ptr + d, mask=d < SIZE, other=0.0).to(tl.float32)
     y = scaled_rows(x, weight, eps, offset, SIZE, OFFSET, kind)
     tl.store(y_ptr + at + d, y.to(kind), mask=d < SIZE)
@@ -73,14 +79,8 @@ def layer_norm(
     ADDED: tl.constexpr,
     BIAS: tl.constexpr,
 ):
-    at = tl.program_id(0).to(tl.int64) * SIZE
-    d = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + at + d, mask=d < SIZE, other=0.0).to(tl.float32)
-    kind = y_ptr.dtype.element_ty
-    if ADDED:
-        x = (x + tl.load(residual_ptr + at + d, mask=d < SIZE, other=0.0).to(tl.float32)).to(kind)
-        tl.store(total_ptr + at + d, x, mask=d < SIZE)
-        x = x.to(tl.float32)
+    at, d, kind = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, BLOCK), y_ptr.dtype.element_ty
+    x = row_at(x_ptr, residual_ptr, total_ptr, at, d, SIZE, ADDED)
     x = tl.where(d < SIZE, x - tl.sum(x, 0) / SIZE, 0.0)
     y = x * tl.rsqrt(tl.sum(x * x, 0) / SIZE + eps) * tl.load(weight_ptr + d, mask=d < SIZE, other=0.0).to(tl.float32)
     if BIAS:
@@ -91,13 +91,20 @@ def layer_norm(
 @triton.jit
 def whole_and_scale(x):
     """Rows [.., C] of float32 as whole numbers, still in float32, and a scale each: see `ops.reference.int8`."""
+    number, scale = number_and_scale(x, 127.0)
+    return number + ROUND - ROUND, scale
+
+
+@triton.jit
+def number_and_scale(x, LARGEST: tl.constexpr):
+    """Rows [.., C] of float32 scaled to reach `LARGEST`, and what each was divided by."""
     most = tl.max(tl.abs(x), -1)
     finite = tl.sum(x * 0.0, -1) == 0.0  # NaN where anything is not
     large = most >= SMALLEST
-    scale = tl.where(large, tl.div_rn(most, tl.zeros_like(most) + 127.0), 0.0)
-    inverse = tl.where(large, tl.div_rn(tl.zeros_like(most) + 127.0, most), 0.0)
-    whole = x * tl.expand_dims(inverse, -1) + ROUND - ROUND
-    return tl.where(tl.expand_dims(finite, -1), whole, 0.0), tl.where(finite, scale, float("nan"))
+    scale = tl.where(large, tl.div_rn(most, tl.zeros_like(most) + LARGEST), 0.0)
+    inverse = tl.where(large, tl.div_rn(tl.zeros_like(most) + LARGEST, most), 0.0)
+    number = tl.where(tl.expand_dims(finite, -1), x * tl.expand_dims(inverse, -1), 0.0)
+    return number, tl.where(finite, scale, float("nan"))
 
 
 @triton.jit

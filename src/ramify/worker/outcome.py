@@ -46,7 +46,7 @@ class Left:
     pooled: dict[int, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> Iterator[Tensor]:
-        """In the order in which `Answer` takes them."""
+        """In the order in which `Outcome` takes them."""
         for each in (self.ends_N, self.tokens_S, self.broken_S, self.finite_Q):
             if each is not None:
                 yield each
@@ -72,7 +72,7 @@ class News:
         return bool(self.faults or self.refused)
 
 
-class Answer:
+class Outcome:
     """Of a step that the device was asked to compute."""
 
     def __init__(self, plan: Plan, left: Left, staging: Staging) -> None:
