@@ -342,6 +342,9 @@ class LaggingCapturer:
     def close(self) -> None:
         self._threads.shutdown(wait=True)
 
+    def threads(self) -> list[threading.Thread]:
+        return list(self._threads._threads)
+
 
 class LaggingPlatform:
     """`sizes` are numbers of rows of steps that are captured, if any."""

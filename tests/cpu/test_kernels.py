@@ -332,6 +332,16 @@ def test_sample(kernels: Compiled, vocab: int) -> None:
         assert logits.gather(1, ours[:, None]).isfinite().all()
 
 
+def test_best(kernels: Compiled) -> None:
+    """The first of the greatest; rows that are broken are told."""
+    logits = torch.randn(40, 5000, generator=torch.Generator().manual_seed(1)).bfloat16().float()
+    logits[7, 3], logits[8], logits[9, 5] = float("nan"), float("-inf"), float("inf")
+    (ours, broken), (reference, also) = kernels.best(logits), sample.best(logits)
+    assert broken.tolist() == also.tolist() == [row in (7, 8, 9) for row in range(40)]
+    assert torch.equal(ours[~broken], reference[~broken])
+    assert any(int((row == row.max()).sum()) > 1 for row in logits), "there are ties"
+
+
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 

@@ -141,6 +141,7 @@ def test_the_same_tokens_however_late(
         assert platform.capturer is not None
         assert 0 < platform.capturer.made <= len(sizes)
         assert platform.capturer.replayed > 5
+        assert not any(thread.is_alive() for thread in platform.capturer.threads())
 
 
 FAMILIES = ("gemma3", "mixtral", "gpt-oss", "deepseek-v3", "mamba2", "qwen3-next", "granite4-moe", "gpt2")

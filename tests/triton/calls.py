@@ -110,6 +110,7 @@ def texts(window: int) -> None:
 def sampling() -> None:
     columns = [torch.ones(2), torch.ones(2, dtype=torch.int64), torch.ones(2), torch.ones(2), torch.ones(2).double()]
     KERNELS.sample(torch.zeros(2, 151936), *columns, torch.zeros(2, dtype=torch.bool))
+    KERNELS.best(torch.zeros(2, 151936))
 
 
 def choosing() -> None:

@@ -64,6 +64,10 @@ def test_greedy_and_broken_rows() -> None:
     assert broken.tolist() == [False, True, True, True, False]
     assert ours[0] == 9
     assert ((ours >= 0) & (ours < 300)).all()
+    found, also = SAMPLING.best(logits)
+    assert also.tolist() == broken.tolist()
+    assert found[[0, 4]].tolist() == [9, int(logits[4].argmax())]
+    assert ((found >= 0) & (found < 300)).all()
 
 
 def test_a_row_is_drawn_alike_beside_others() -> None:

@@ -75,6 +75,7 @@ class Kernels:
     sample(logits_RV, temperature_R, top_k_R, top_p_R, min_p_R, random_R, greedy_R) -> (tokens_R, broken_R): a token
         per row of fp32 logits by a random number in [0, 1), of what top-k, top-p (Holtzman et al. 2020) and min-p
         keep; all three look at the same full distribution, as in SGLang. Broken are rows with NaN or no finite logit
+    best(logits_RV) -> (tokens_R, broken_R): what `sample` gives where all rows are greedy
     uniform(seeds_R, choices_R, positions_R, purpose) -> random_R: doubles in (0, 1), see `ops.reference.random`
     log_probabilities(logits_NV, tokens_N) -> logp_N: of one token of each row, in fp32
     forbid(logits_RV, rows_M, words_MW): minus infinity, in place, to the tokens of row rows[m] whose bit in words[m],
@@ -122,6 +123,7 @@ class Kernels:
     by_expert: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]] = experts.by_expert
     grouped_linear: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor] = experts.grouped_linear
     combine: Callable[[Tensor, Tensor, Tensor], Tensor] = experts.combine
+    best: Callable[[Tensor], tuple[Tensor, Tensor]] = sample.best
     sample: Callable[..., tuple[Tensor, Tensor]] = sample.sample
     uniform: Callable[[Tensor, Tensor, Tensor, int], Tensor] = random.uniform
     log_probabilities: Callable[[Tensor, Tensor], Tensor] = choose.log_probabilities

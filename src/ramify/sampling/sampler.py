@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ramify.ops.kernels import Kernels
@@ -32,17 +31,16 @@ def sample(
     """A token for each row of fp32 logits; `positions_R` is where in its request it will stand. Without `draws` all of
     these slots are greedy.
     """
-    temperature_R, greedy_R = state.temperature[slots_R], state.greedy[slots_R]
-    random_R = torch.zeros(len(slots_R), dtype=torch.float64, device=logits_RV.device)
-    if draws:
-        random_R = kernels.uniform(state.seed[slots_R], state.choice[slots_R], positions_R, TOKEN)
+    temperature_R = state.temperature[slots_R]
+    if not draws:
+        return Sampled(*kernels.best(logits_RV), logits_RV, temperature_R)
     tokens_R, broken_R = kernels.sample(
         logits_RV,
         temperature_R,
         state.top_k[slots_R],
         state.top_p[slots_R],
         state.min_p[slots_R],
-        random_R,
-        greedy_R,
+        kernels.uniform(state.seed[slots_R], state.choice[slots_R], positions_R, TOKEN),
+        state.greedy[slots_R],
     )
     return Sampled(tokens_R, broken_R, logits_RV, temperature_R)

@@ -48,7 +48,8 @@ class CapturedForward:
         modes: Modes,
     ) -> None:
         self._model, self._attention, self._pages = model, attention, pages
-        self._capturer: Capturer | None = capturer
+        self._threads = capturer
+        self._capturer: Capturer | None = capturer  # None once it is known to be in vain
         self._adapters, self._modes = adapters, modes
         self._steps: dict[Kind, _Step] = {}
 
@@ -83,6 +84,9 @@ class CapturedForward:
             return self._model(batch)
         refresh(step.batch, batch, self._attention)
         return recording()
+
+    def close(self) -> None:
+        self._threads.close()
 
     def forget(self) -> None:
         """Weights or pools stand elsewhere now."""

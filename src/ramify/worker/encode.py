@@ -70,3 +70,5 @@ class EncoderRunner:
 
     def learn(self, news: News) -> None:
         """Nothing hangs on a text once it is read."""
+
+    def close(self) -> None: ...

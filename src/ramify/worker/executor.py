@@ -27,6 +27,9 @@ class StepRunner(Protocol):
     def learn(self, news: News) -> None:
         """What turned out when an outcome was read."""
 
+    def close(self) -> None:
+        """No more steps will come. From another thread."""
+
     def always(self, plan: Plan) -> None:
         """Only what a plan does whatever becomes of the rest of it."""
 
@@ -90,6 +93,7 @@ class ThreadExecutor:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self.runner.close()
         self.profiler.close()
 
     def _forward(self, plan: Plan) -> Any:

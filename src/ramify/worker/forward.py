@@ -62,6 +62,8 @@ class Forward:
         refresh(step.batch, batch, self._attention)
         return step.recording()
 
+    def close(self) -> None: ...
+
     def forget(self) -> None:
         """Weights or pools stand elsewhere now."""
         self._recorded.clear()

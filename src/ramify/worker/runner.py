@@ -66,7 +66,7 @@ class Runner:
             if capturer is None
             else CapturedForward(model, attention, capturer, pages, self.adapters, self._modes)
         )
-        self._spare = self._hidden.spare
+        self._spare, self._closing = self._hidden.spare, self._hidden.close
         self._pooler = pooler or NoPooler()
         self._kernels = kernels
         self._staging = slots.staging
@@ -220,6 +220,9 @@ class Runner:
                 self._wipe(held)  # it was given up meanwhile; its pages are nobody's until this step is settled
         for held, count in news.refused:
             held.bound -= count
+
+    def close(self) -> None:
+        self._closing()
 
     def _sample(self, plan: Plan, inputs: Inputs, logits_SV: Tensor, masks: Masks | None, left: Left) -> None:
         """Rows may have drafts: each of them is a position that samples, and so is the one behind the last."""

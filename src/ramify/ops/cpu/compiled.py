@@ -274,6 +274,11 @@ class Compiled:
         )
         return tokens_R, broken_R
 
+    def best(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        rows = len(logits_RV)
+        ones, all_of_it, greedy = torch.ones(rows), torch.full((rows,), logits_RV.shape[1]), torch.ones(rows).bool()
+        return self.sample(logits_RV, ones, all_of_it, ones, torch.zeros(rows), torch.zeros(rows).double(), greedy)
+
     def uniform(self, seeds_R: Tensor, choices_R: Tensor, positions_R: Tensor, purpose: int) -> Tensor:
         seeds_R, choices_R, positions_R = (each_R.contiguous() for each_R in (seeds_R, choices_R, positions_R))
         random_R = torch.empty(len(positions_R), dtype=torch.float64)
@@ -300,6 +305,7 @@ def compiled_kernels(library: Functions) -> Kernels:
         combine=made.combine,
         qkv_rope_store=made.qkv_rope_store,
         sample=made.sample,
+        best=made.best,
         uniform=made.uniform,
         layer_norm=encoding.layer_norm,
         add_layer_norm=encoding.add_layer_norm,

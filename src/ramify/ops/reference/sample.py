@@ -15,12 +15,12 @@ def sample(
     random_R: Tensor,
     greedy_R: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    broken_R = ~torch.isfinite(logits_RV.amax(-1))
+    best_R, broken_R = best(logits_RV)
     if bool(greedy_R.all()):
-        return logits_RV.argmax(-1), broken_R
+        return best_R, broken_R
     scaled_RV = logits_RV / temperature_R[:, None]
     filtered_R = (top_k_R < logits_RV.shape[1]) | (top_p_R < 1) | (min_p_R > 0)
-    tokens_R = torch.where(greedy_R, logits_RV.argmax(-1), 0)
+    tokens_R = torch.where(greedy_R, best_R, 0)
     for rows in ((~greedy_R & ~filtered_R).nonzero()[:, 0], (~greedy_R & filtered_R).nonzero()[:, 0]):
         if not len(rows):
             continue
@@ -32,6 +32,10 @@ def sample(
         else:
             tokens_R[rows] = draw(probs, random_R[rows])
     return tokens_R, broken_R
+
+
+def best(logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+    return logits_RV.argmax(-1), ~torch.isfinite(logits_RV.amax(-1))
 
 
 def keep(probs_RV: Tensor, top_k_R: Tensor, top_p_R: Tensor, min_p_R: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ def triton_kernels(invariant: bool = False, tiles: Tiles | None = None) -> Kerne
         grouped_linear=mixtures.grouped_linear,
         combine=mixtures.combine,
         sample=sampling.sample,
+        best=sampling.best,
         uniform=sampling.uniform,
         log_probabilities=sampling.log_probabilities,
         forbid=sampling.forbid,

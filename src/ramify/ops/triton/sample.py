@@ -354,18 +354,9 @@ class Sampling:
         chunks = triton.cdiv(vocab, self._chunk)
         block = triton.next_power_of_2(chunks)
         new = logits_RV.new_empty
-        peaks, sums = new(rows, chunks), new(rows, chunks, dtype=torch.float64)
-        best = new(rows, chunks, dtype=torch.int32)
-        whole, real = new(rows, 5, dtype=torch.int64), new(rows, 4, dtype=torch.float64)
+        peaks, sums, whole, real, broken = self._begun(logits_RV, temperature_R, top_k_R, top_p_R, min_p_R, greedy_R)
         counts, masses = new(rows, chunks, 16, dtype=torch.int32), new(rows, chunks, 16, dtype=torch.float64)
-        tokens, broken = new(rows, dtype=torch.int64), new(rows, dtype=torch.bool)
-        survey[(rows, chunks)](
-            logits_RV, temperature_R, peaks, sums, best, vocab, chunks, CHUNK=self._chunk, num_warps=8
-        )
-        limits = (top_k_R, top_p_R, min_p_R, greedy_R)
-        begin[(rows,)](
-            logits_RV, peaks, sums, best, *limits, broken, whole, real, vocab, chunks, BLOCK=block, num_warps=1
-        )
+        tokens = new(rows, dtype=torch.int64)
         for search in range(2):
             for shift in range(4 * PASSES - 4, -1, -4):
                 narrow[(rows, chunks)](
@@ -403,6 +394,38 @@ class Sampling:
             num_warps=8,
         )
         return tokens, broken
+
+    def best(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        """What is known before anything is selected."""
+        ones = logits_RV.new_ones(len(logits_RV))
+        found = self._begun(logits_RV.contiguous(), ones, ones.long(), ones, ones, ones.bool())
+        return found[2][:, BEST.value].contiguous(), found[4]
+
+    def _begun(
+        self,
+        logits_RV: Tensor,
+        temperature_R: Tensor,
+        top_k_R: Tensor,
+        top_p_R: Tensor,
+        min_p_R: Tensor,
+        greedy_R: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Peaks and sums of chunks, what is known of each row in whole and in real numbers, and which are broken."""
+        rows, vocab = logits_RV.shape
+        chunks, new = triton.cdiv(vocab, self._chunk), logits_RV.new_empty
+        peaks, sums = new(rows, chunks), new(rows, chunks, dtype=torch.float64)
+        best = new(rows, chunks, dtype=torch.int32)
+        whole, real = new(rows, 5, dtype=torch.int64), new(rows, 4, dtype=torch.float64)
+        broken = new(rows, dtype=torch.bool)
+        survey[(rows, chunks)](
+            logits_RV, temperature_R, peaks, sums, best, vocab, chunks, CHUNK=self._chunk, num_warps=8
+        )
+        limits = (top_k_R, top_p_R, min_p_R, greedy_R)
+        block = triton.next_power_of_2(chunks)
+        begin[(rows,)](
+            logits_RV, peaks, sums, best, *limits, broken, whole, real, vocab, chunks, BLOCK=block, num_warps=1
+        )
+        return peaks, sums, whole, real, broken
 
     def uniform(self, seeds_R: Tensor, choices_R: Tensor, positions_R: Tensor, purpose: int) -> Tensor:
         seeds_R, choices_R, positions_R = (each_R.contiguous() for each_R in (seeds_R, choices_R, positions_R))
