@@ -258,6 +258,7 @@ def test_terms_of_the_plan() -> None:
     assert plan.activations == sum(sizes(plan).values())
     assert plan.total <= 0.9 * H200.free < plan.total + 16 * plan.bytes_per_token
     assert "graphs" not in sizes(bare)
+    assert sizes(decide(LLAMA, deterministic=True).memory)["graphs"] < sizes(plan)["graphs"]
     assert bare.pool - plan.pool == pytest.approx(sizes(plan)["graphs"], abs=16 * plan.bytes_per_token)
 
 

@@ -92,6 +92,13 @@ def part(name: str) -> Any:
         sys.path.remove(folder)
 
 
+def test_the_plan_of_memory_knows_what_attention_takes() -> None:
+    from ramify.config.on_gpu import PARTIAL
+    from ramify.ops.triton.attention import PART_BYTES
+
+    assert PARTIAL == PART_BYTES
+
+
 def test_gaps() -> None:
     """Kernels overlap, and stand within others; what is between them counts once."""
     idle_share = part("serving_part").idle_share

@@ -40,6 +40,7 @@ class Sized:
     chunk: int
     adapters: int = 0
     captured: tuple[int, ...] = ()
+    kinds: int = 1  # of steps of one size
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ CONTEXT = GIB  # an estimate: CUDA's context, cuBLAS's workspaces, compiled kern
 GRAPH = 16 * MIB  # an estimate: what the driver keeps of one captured step, beside the tensors that all share
 FEW, STRIDE = (1, 2, 4), 8  # sizes of captured steps, nearly as SGLang has them
 MOST_CAPTURED = 256  # rows
-SPLITS = 64  # partial results of a query over its keys that are merged, at most
+PARTIAL = 64 * MIB  # what `ops.triton.attention` takes for partial results
 FP32 = ELEMENT_BYTES["float32"]
 SCORED = 256  # prompt tokens whose log probabilities are computed together
 
@@ -154,14 +154,12 @@ class OnGpu:
         each = (2 * sized.model.hidden + layer) * element
         found = [
             Peak("activations", tokens * each, f"a step of {tokens:,} tokens: {each / 1024:,.0f} KiB each"),
-            Peak("attention", _partials(sized), "partial results of queries whose keys are split"),
+            Peak("attention", PARTIAL, "partial results of queries whose keys are split"),
         ]
         if sized.model.encoder is None:
             found += [Peak("logits", *_logits(sized, element)), Peak("slots", *_slots(sized))]
         if sized.captured:
-            shared = sized.captured[-1] * (each + sized.model.vocab * (element + FP32))
-            how = f"{len(sized.captured)} captured steps: an estimate"
-            found.append(Peak("graphs", len(sized.captured) * GRAPH + shared, how))
+            found.append(Peak("graphs", *_graphs(sized, each)))
         return tuple(found)
 
 
@@ -191,10 +189,14 @@ def _recurrent(model: ModelConfig) -> int:
     return 0 if model.recurrent is None else 3 * (model.recurrent.inner + model.recurrent.channels)
 
 
-def _partials(sized: Sized) -> int:
-    """fp32 accumulators and their sums, for rows of one token each: prompts are not split where the device is full."""
-    width = sized.model.latent.kv_rank if sized.model.latent is not None else sized.model.head_dim
-    return min(sized.rows, SPLITS) * SPLITS * sized.model.heads * (width + 2) * FP32
+def _graphs(sized: Sized, each: int) -> tuple[int, str]:
+    """What the driver keeps of each, their own tables of pages, and the tensors of the largest, which all share. Steps
+    with adapters, and those that are invariant, are graphs of their own.
+    """
+    most, pages = sized.captured[-1], -(-sized.context // sized.page_size)
+    count, rows = sized.kinds * len(sized.captured), sized.kinds * sum(sized.captured)
+    shared = most * (each + sized.model.vocab * (ELEMENT_BYTES[sized.dtype] + FP32)) + PARTIAL
+    return count * GRAPH + rows * pages * 4 + shared, f"{count} captured steps at most: an estimate"
 
 
 def _logits(sized: Sized, element: int) -> tuple[int, str]:

@@ -118,8 +118,11 @@ def resolve(
     linears = target.linears(settings, model, dtype, quantization, note)
     invariance = target.invariance(settings, model, linears, attention, note)
     captured = target.captured(settings, model, rows, note)
+    kinds = (1 + (invariance == "asked")) * (1 + (adapters is not None))
     beside = 0 if adapters is None or model.encoder is not None else adapters.size
-    sized = Sized(settings, model, dtype, quantization, kv_dtype, context, rows, page_size, chunk, beside, captured)
+    sized = Sized(
+        settings, model, dtype, quantization, kv_dtype, context, rows, page_size, chunk, beside, captured, kinds
+    )
     plan = plan_memory if model.encoder is None else plan_without_pages
     memory = plan(sized, target, budget, note)
     return Resolved(
