@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ramify.ops.attention import AttentionShape, Paged, Rule, value_size
 from ramify.ops.kernels import Kernels
+from ramify.ops.lora import LowRank, LowRanks
 from ramify.ops.modes import OneMode
 from ramify.ops.recording import CannotRecordError, Recording
 from ramify.ops.reference.attention import ReferenceAttention
@@ -89,6 +90,10 @@ class OnDevice(Tensor):
     @property
     def real(self) -> Tensor:
         return self.cell[0]
+
+    def data_ptr(self) -> int:
+        """An address that nobody follows: kernels are given tensors here."""
+        return 0
 
     def __repr__(self, **_: Any) -> str:
         return f"OnDevice({tuple(self.shape)}, {self.dtype})"
@@ -166,7 +171,19 @@ def real_of(value: Any) -> Any:
         return value.real
     if isinstance(value, (list, tuple)):
         return type(value)(real_of(each) for each in value)
-    return Spans(*(real_of(each) for each in value.tensors)) if isinstance(value, Spans) else value
+    if isinstance(value, Spans):
+        return Spans(*(real_of(each) for each in value.tensors))
+    return _RealRanks(value) if isinstance(value, LowRanks) else value
+
+
+class _RealRanks:
+    """As the reference looks at adapters."""
+
+    def __init__(self, table: LowRanks) -> None:
+        self._table = table
+
+    def __getitem__(self, slot: int) -> list[LowRank]:
+        return [replace(part, down_RD=real_of(part.down_RD), up_ER=real_of(part.up_ER)) for part in self._table[slot]]
 
 
 class Device:
@@ -362,6 +379,7 @@ class LaggingPlatform:
             conv=kernel(plain.conv, lambda x, *_: [torch.empty(x.shape, dtype=x.dtype, device=META)]),
             ssd=kernel(plain.ssd, scanned(2)),
             delta=kernel(plain.delta, scanned(3)),
+            lora=kernel(plain.lora, lambda *_: []),
         )
 
     def attention(self, name: str, shape: AttentionShape) -> LaggingAttention:

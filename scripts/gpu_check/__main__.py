@@ -4,11 +4,13 @@
     PYTHONPATH=src python scripts/gpu_check --part determinism
     PYTHONPATH=src python scripts/gpu_check --part decode
     PYTHONPATH=src python scripts/gpu_check --part prefill
+    PYTHONPATH=src python scripts/gpu_check --part serving
+    PYTHONPATH=src python scripts/gpu_check --part peers
     PYTHONPATH=src python scripts/gpu_check --part tune
 
-Each part takes under ten minutes on a fresh machine, needs torch, Triton and numpy and nothing of the server, prints
-one table last, and puts its rows into `benchmarks/results/<gpu>-<date>.json`, beside those of the other parts. The part
-`peers`, transformers on the same card, is not written yet.
+Each part takes under ten minutes on a fresh machine, prints one table last, and puts its rows into
+`benchmarks/results/<gpu>-<date>.json`, beside those of the other parts. All but `serving` and `peers` need torch,
+Triton and numpy and nothing of the server; what those two need besides is in README.md here.
 
 `--device cpu` with TRITON_INTERPRET=1 and `--size tiny` runs the same code in Triton's interpreter; its times mean
 nothing.

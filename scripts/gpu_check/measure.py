@@ -54,3 +54,8 @@ def error(ours: Tensor, reference: Tensor) -> float:
         return float("inf")
     ours, reference = ours.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)
     return float((ours - reference).norm() / reference.norm().clamp_min(1e-30))
+
+
+def bar(reached: float, wanted: float) -> str:
+    """A cell of a table."""
+    return f"{'met' if reached >= wanted else 'missed'} ({wanted:g})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import tempfile
 import threading
@@ -14,38 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from served import Size
+from served import Size, config_of
 
 from ramify.core.params import SamplingParams
 from ramify.schedule.guide import Allowed, Guided
 from ramify.wire.masks import Masks
 from ramify.wire.messages import Replies, Submit
 from ramify.wire.plan import LogprobsWanted
-
-QUIET = 300.0  # seconds without a token after which nothing more is expected
-
-
-def config_of(size: Size, context: int) -> dict[str, Any]:
-    """The config.json of a model of that size."""
-    found: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": size.vocab,
-        "hidden_size": size.hidden,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "num_key_value_heads": size.kv_heads,
-        "head_dim": size.hidden // size.heads,
-        "intermediate_size": size.mlp,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "hidden_act": "silu",
-        "max_position_embeddings": context,
-        "tie_word_embeddings": False,
-        "torch_dtype": str(size.dtype).removeprefix("torch."),
-        "eos_token_id": None,
-    }
-    return found
 
 
 @dataclass
@@ -113,6 +89,13 @@ class Some:
     def close(self) -> None: ...
 
 
+def forget() -> None:
+    """Give memory back to the device, so that whoever plans next finds it free."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class Running:
     """An engine whose loop has a thread of its own; settings by name, as flags have them."""
 
@@ -123,6 +106,7 @@ class Running:
         from ramify.engine.build import prepare
         from ramify.wire.channel import inproc
 
+        forget()
         self._folder = tempfile.TemporaryDirectory()
         Path(self._folder.name, "config.json").write_text(json.dumps(config_of(size, context)))
         wanted = {
@@ -153,7 +137,9 @@ class Running:
         self._client.send(self._submit([1], 1))  # whoever waits for messages gets one
         self._thread.join(60)
         self._loop.close()
+        del self._loop
         self._folder.cleanup()
+        forget()
 
     def guided(self) -> None:
         """From now on every request has masks."""

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from harness import MACHINE
+from lora import make_adapter
 from models import save
 
 import ramify
 from lagging import LaggingPlatform, LookedError
+from ramify.adapters.table import AdapterTable, Fitted
 from ramify.config.model import read_config
 from ramify.config.read import overlay
 from ramify.config.resolve import resolve
@@ -201,6 +203,36 @@ def test_grammars(monkeypatch: pytest.MonkeyPatch) -> None:
         answers = engine.generate(["My colours are ", "I like ", "Paint it "], params)
     for answer in answers:
         assert re.fullmatch(params["regex"], answer["text"])
+
+
+def test_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of different ranks, with a head of one's own, with embeddings; moved in and out of two slots, captured or not."""
+    base = save("qwen3", tmp_path / "base")
+    made = [
+        make_adapter(base, tmp_path, "a", 4, ["q_proj", "down_proj", "embed_tokens"]),
+        make_adapter(base, tmp_path, "b", 3, ["v_proj", "gate_proj"], modules_to_save=["lm_head"]),
+        make_adapter(base, tmp_path, "c", 2, ["o_proj"], modules_to_save=["embed_tokens"]),
+    ]
+    names = ["a", None, "b", "c", "a", "b"]
+    prompts, params = [[5, 9, 30, 7] * 5] * len(names), {"temperature": 0, "max_new_tokens": 6, "ignore_eos": True}
+    settings = {"lora_paths": {each.name: str(each.path) for each in made}, "max_loras_per_batch": 2}
+
+    def said(engine: Any) -> list[Any]:
+        rounds = [engine.generate(input_ids=prompts, sampling_params=params, lora_path=names) for _ in range(2)]
+        return [each["output_ids"] for answers in rounds for each in answers]
+
+    with engine_of(tmp_path / "base", **settings) as engine:
+        expected = said(engine)
+    assert len({tuple(each) for each in expected[:4]}) == 4, "adapters that change nothing show nothing"
+    platform, hold = LaggingPlatform((2, 4), seed=6, lag=0.98), AdapterTable.hold
+
+    def held_there(table: AdapterTable, id: int, fitted: Fitted) -> None:
+        with platform.lagging.here(), torch.no_grad():
+            hold(table, id, fitted)
+
+    monkeypatch.setattr(AdapterTable, "hold", held_there)
+    with engine_on(platform, tmp_path / "base", monkeypatch, **settings) as engine:
+        assert said(engine) == expected
 
 
 # -- drafts and faults: plans that no scheduler of today makes ---------------------------------------------------------

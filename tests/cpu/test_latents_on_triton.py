@@ -43,7 +43,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[AttentionBackend]:
 
 
 @pytest.mark.parametrize(
-    ("name", "page"), [("deepseek-v2", 16), ("deepseek-v2-lite", 1), ("deepseek-v3", 64), ("deepseek-v3", 5)]
+    ("name", "page"),
+    [
+        ("deepseek-v2-lite", 1),
+        ("deepseek-v3", 64),
+        pytest.param("deepseek-v2", 16, marks=pytest.mark.slow),
+        pytest.param("deepseek-v3", 5, marks=pytest.mark.slow),
+    ],
 )
 def test_logits(tmp_path: Path, made: list[AttentionBackend], name: str, page: int) -> None:
     """A prompt in two chunks, then tokens one by one on both sides of the first split's end."""

@@ -438,6 +438,9 @@ def test_an_adapter_with_words_of_its_own(tmp_path: Path) -> None:
             "/v1/completions", {"prompt": "x", "model": "own", "temperature": 0, "logit_bias": {str(done): 1e4}}
         )
         assert (ended["choices"][0]["text"], ended["choices"][0]["finish_reason"]) == ("", "stop")
+        counted = s.post("/v1/tokenize", {"model": "own", "prompt": "<bell>", "add_special_tokens": False})
+        assert counted["tokens"] == [bell]
+        assert s.post("/v1/detokenize", {"model": "own", "tokens": [bell]})["text"] == "<bell>"
         base = s.post("/generate", {"text": "<bell> rings", "sampling_params": SAMPLING})
         assert base["meta_info"]["prompt_tokens"] > told["meta_info"]["prompt_tokens"]
         wrong = {"input_ids": [bell], "sampling_params": SAMPLING}

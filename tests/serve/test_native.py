@@ -11,6 +11,8 @@ from array import array
 import pytest
 from server import Server, wait_for
 
+from ramify.ops.cpu.library import instruction_set
+
 GREEDY = {"temperature": 0, "max_new_tokens": 8}
 PROMPT = "Once upon a time "
 
@@ -189,6 +191,16 @@ def test_cached_tokens_are_told_and_salts_separate(stories: Server) -> None:
     assert again["meta_info"]["cached_tokens"] == again["meta_info"]["prompt_tokens"] - 1
     salted = stories.post("/generate", {**body, "extra_key": "somebody else"})
     assert salted["meta_info"]["cached_tokens"] == 0
+
+
+@pytest.mark.skipif(instruction_set() is None, reason="without compiled kernels it is refused")
+def test_deterministic_requests_share_with_others_where_all_are(stories: Server) -> None:
+    text = "One day a very old mouse went to the forest and found a green hat. "
+    body = {"text": text, "sampling_params": GREEDY}
+    plain, asked = (stories.post("/generate", {**body, "deterministic": yes}) for yes in (False, True))
+    assert asked["output_ids"] == plain["output_ids"]
+    assert asked["meta_info"]["cached_tokens"] == asked["meta_info"]["prompt_tokens"] - 1
+    stories.post("/v1/completions", {"prompt": text, "max_tokens": 1, "deterministic": True})
 
 
 def test_every_prompt_of_a_list_may_have_its_own_key_and_place(stories: Server) -> None:

@@ -173,9 +173,9 @@ def test_bounds_of_lengths_change_no_bit(
 
 TREES = [  # heads, key-value heads, page, rows; `random_trees` makes trees of those that have 2 to 64 queries
     (4, 2, 1, [(7, 40), (1, 300), (64, 64)]),
-    (3, 1, 16, [(64, 290), (70, 100), (3, 300)]),
     (2, 2, 5, [(20, 275), (1, 1), (9, 9)]),
-    (8, 2, 64, [(12, 300), (2, 30)]),
+    pytest.param(3, 1, 16, [(64, 290), (70, 100), (3, 300)], marks=pytest.mark.slow),
+    pytest.param(8, 2, 64, [(12, 300), (2, 30)], marks=pytest.mark.slow),
 ]
 
 

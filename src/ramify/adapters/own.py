@@ -7,8 +7,9 @@ than the model, or fewer: a row's logits are as many as its adapter has tokens.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ class OwnRows:
     ids_N: Tensor
     rows_ND: Tensor
 
+    def on(self, device: torch.device) -> OwnRows:
+        return OwnRows(self.ids_N.to(device), self.rows_ND.to(device))
+
     def then(self, later: OwnRows) -> OwnRows:
         """Of a token that both have, the later row."""
         ids, rows = torch.cat((self.ids_N, later.ids_N)), torch.cat((self.rows_ND, later.rows_ND))
@@ -43,10 +47,14 @@ class OwnRows:
 
 @dataclass(frozen=True)
 class OwnHead:
-    """As the kernels read it."""
+    """As the kernels read it. `last` is the greatest of the ids."""
 
     ids_N: Tensor
     weight: Tensor
+    last: int
+
+    def on(self, device: torch.device) -> OwnHead:
+        return OwnHead(self.ids_N.to(device), self.weight.to(device), self.last)
 
     def write(self, y_TE: Tensor, rows_R: Tensor, x_TD: Tensor, kernels: Kernels) -> None:
         """What this head says to some rows, in its tokens' columns."""
@@ -58,13 +66,13 @@ class OwnHead:
         y_TE[rows_R[:, None], self.ids_N] = own_RN.to(y_TE.dtype)
 
 
-@dataclass
-class OwnRuns:
-    """Runs of rows whose adapter has rows of its own here."""
+class OwnRuns(threading.local):
+    """Runs of rows whose adapter has rows of its own here, of what a thread computes next."""
 
-    of_embedding: list[Run] = field(default_factory=list)
-    of_head: list[Run] = field(default_factory=list)
-    tokens_T: Tensor | None = None  # of the step, some of which the model does not know
+    def __init__(self) -> None:
+        self.of_embedding: list[Run] = []
+        self.of_head: list[Run] = []
+        self.tokens_T: Tensor | None = None  # of the step, some of which the model does not know
 
 
 class BehindOwnEmbedding:
@@ -99,8 +107,8 @@ class BehindOwnEmbedding:
             assert tokens_T is not None
             own, tokens = self._own[slot], tokens_T[start:stop]
             at = torch.searchsorted(own.ids_N, tokens).clamp(max=own.size - 1)
-            here = (own.ids_N[at] == tokens).nonzero()[:, 0]
-            y_TD[start + here] = own.rows_ND[at[here]].to(y_TD.dtype)
+            here = own.ids_N[at] == tokens
+            y_TD[start:stop] = torch.where(here[:, None], own.rows_ND[at].to(y_TD.dtype), y_TD[start:stop])
 
 
 class BehindOwnHead:
@@ -125,18 +133,19 @@ class BehindOwnHead:
     def _replace(self, layer: nn.Module, inputs: tuple[Tensor], y_TE: Tensor) -> Tensor | None:
         if not self._runs.of_head:
             return None
-        rows: dict[int, list[int]] = {}
+        rows: dict[int, list[Tensor]] = {}
         for start, stop, slot in self._runs.of_head:
-            rows.setdefault(slot, []).extend(range(start, stop))
-        widest = max(int(self._own[slot].ids_N[-1]) + 1 for slot in rows)
+            rows.setdefault(slot, []).append(torch.arange(start, stop, device=y_TE.device))
+        widest = max(self._own[slot].last + 1 for slot in rows)
         y_TE = F.pad(y_TE, (0, max(widest - y_TE.shape[1], 0)))
         for slot, at in rows.items():
-            self._own[slot].write(y_TE, torch.tensor(at), inputs[0], self._kernels)
+            self._own[slot].write(y_TE, torch.cat(at), inputs[0], self._kernels)
         return y_TE
 
 
 def as_head(own: OwnRows, kernels: Kernels) -> OwnHead:
-    return OwnHead(own.ids_N, own.rows_ND if kernels.packing is None else kernels.packing.pack(own.rows_ND))
+    weight = own.rows_ND if kernels.packing is None else kernels.packing.pack(own.rows_ND)
+    return OwnHead(own.ids_N, weight, int(own.ids_N[-1]))
 
 
 class Vocabulary:

@@ -7,6 +7,7 @@ layer's weight is stored; neither the layer nor the model knows. A hook does not
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -21,7 +22,7 @@ from ramify.layers.moe import Experts, GroupedLinear
 from ramify.layers.separate import SeparateLinear
 from ramify.models.adapted import Kind, Site, expert_of
 from ramify.ops.kernels import Kernels
-from ramify.ops.lora import LowRank, LowRanks
+from ramify.ops.lora import LowRank, LowRanks, Runs
 from ramify.wire.plan import Moved
 
 Parts = Mapping[int, tuple[LowRank, ...]]  # by group: the number of an expert, 0 where there are none
@@ -58,16 +59,28 @@ class Fitted:
     own_embedding: OwnRows | None = None
     own_head: OwnHead | None = None
 
+    def on(self, device: torch.device) -> Fitted:
+        return replace(
+            self,
+            layers={
+                path: {group: tuple(part.on(device) for part in parts) for group, parts in groups.items()}
+                for path, groups in self.layers.items()
+            },
+            rows={path: rows_VR.to(device) for path, rows_VR in self.rows.items()},
+            own_embedding=None if self.own_embedding is None else self.own_embedding.on(device),
+            own_head=None if self.own_head is None else self.own_head.on(device),
+        )
 
-@dataclass
-class Runs:
-    """Which rows of what is computed next have an adapter: those of the step, and sorted by expert as the next layers
-    have them.
+
+class Current(threading.local):
+    """Which rows of what a thread computes next have an adapter: those of the step, and sorted by expert as the next
+    layers have them.
     """
 
-    rows_N3: Tensor | None = None
-    sorted_R3: Tensor | None = None
-    own: OwnRuns = field(default_factory=OwnRuns)
+    def __init__(self, own: OwnRuns) -> None:
+        self.rows_N3: Tensor | None = None
+        self.sorted_R3: Tensor | None = None
+        self.own = own
 
 
 class Behind(Protocol):
@@ -96,7 +109,8 @@ class AdapterTable:
         self.places = _places(model, sites)
         self.vocabulary = _places(model, vocabulary or {})
         self.dtype, self.kernels, self._added = dtype, kernels, added
-        self._runs = Runs()
+        self._device = next(model.parameters()).device
+        self._runs = Current(OwnRuns())
         self.vocab, self.hidden, self.is_tied = 0, 0, False
         self._vocabs: dict[int, int] = {}  # by slot, where it is not the model's
         self._own_embedding: BehindOwnEmbedding | None = None
@@ -112,11 +126,11 @@ class AdapterTable:
 
     def _made(self, places: list[Place], slots: int, rank: int, kernels: Kernels) -> Behind:
         groups = max(max(place.group + 1, place.groups) for place in places)
-        table = LowRanks(slots * groups, -(-len(places) // groups), self.dtype)
+        table = LowRanks(slots * groups, -(-len(places) // groups), self.dtype, rank, self._device)
         if places[0].kind in ("expert", "experts"):
             return BehindExperts(table, groups, self._runs, kernels)
         if places[0].kind == "embedding":
-            rows_SVR = torch.zeros(slots, places[0].inputs + self._added, rank, dtype=self.dtype)
+            rows_SVR = torch.zeros(slots, places[0].inputs + self._added, rank, dtype=self.dtype, device=self._device)
             return BehindEmbedding(table, rows_SVR, self._runs, kernels)
         return BehindLinear(table, self._runs, kernels)
 
@@ -146,7 +160,7 @@ class AdapterTable:
 
     def hold(self, id: int, fitted: Fitted) -> None:
         """Plans may name it from now on. From any thread."""
-        self._fitted[id] = fitted
+        self._fitted[id] = fitted.on(self._device)
 
     def forget(self, id: int) -> None:
         """No plan will name it again."""
@@ -158,13 +172,11 @@ class AdapterTable:
         for one in moved:
             self._put(one.slot, one.id, self._fitted[one.id])
 
-    def compute(self, runs_N3: Tensor | None) -> None:
-        self._runs.rows_N3 = runs_N3
+    def compute(self, runs: Runs | None) -> None:
+        self._runs.rows_N3 = None if runs is None else runs.rows_N3
         own = self._runs.own
-        own.of_embedding, own.of_head = (
-            self._having(runs_N3, self._own_embedding),
-            self._having(runs_N3, self._own_head),
-        )
+        own.of_embedding = self._having(runs, self._own_embedding)
+        own.of_head = self._having(runs, self._own_head)
 
     @property
     def can_record(self) -> bool:
@@ -176,11 +188,11 @@ class AdapterTable:
         return [self._vocabs.get(slot, self.vocab) for slot in adapters]
 
     @staticmethod
-    def _having(runs_N3: Tensor | None, behind: BehindOwnEmbedding | BehindOwnHead | None) -> list[Run]:
+    def _having(runs: Runs | None, behind: BehindOwnEmbedding | BehindOwnHead | None) -> list[Run]:
         """Runs of slots that have rows of their own there."""
-        if runs_N3 is None or behind is None or not behind.slots:
+        if runs is None or behind is None or not behind.slots:
             return []
-        return [(start, stop, slot) for start, stop, slot in runs_N3.tolist() if stop > start and slot in behind.slots]
+        return [(start, stop, slot) for start, stop, slot in runs.known if stop > start and slot in behind.slots]
 
     @property
     def held(self) -> list[int]:
@@ -203,7 +215,7 @@ class AdapterTable:
 class BehindLinear:
     """Behind a linear, and behind a head, whose rows are those that are asked for logits."""
 
-    def __init__(self, table: LowRanks, runs: Runs, kernels: Kernels) -> None:
+    def __init__(self, table: LowRanks, runs: Current, kernels: Kernels) -> None:
         self._table, self._runs, self._lora = table, runs, kernels.lora
 
     def attach(self, model: nn.Module, path: str) -> None:
@@ -222,7 +234,7 @@ class BehindExperts:
     table: slot x groups + group.
     """
 
-    def __init__(self, table: LowRanks, groups: int, runs: Runs, kernels: Kernels) -> None:
+    def __init__(self, table: LowRanks, groups: int, runs: Current, kernels: Kernels) -> None:
         self._table, self._groups, self._runs, self._lora = table, groups, runs, kernels.lora
 
     def attach(self, model: nn.Module, path: str) -> None:
@@ -251,7 +263,7 @@ class BehindExperts:
 class BehindEmbedding:
     """Behind an embedding: what a token's row of each adapter is, and from there on as behind a linear."""
 
-    def __init__(self, table: LowRanks, rows_SVR: Tensor, runs: Runs, kernels: Kernels) -> None:
+    def __init__(self, table: LowRanks, rows_SVR: Tensor, runs: Current, kernels: Kernels) -> None:
         self._table, self._rows_SVR, self._runs, self._lora = table, rows_SVR, runs, kernels.lora
 
     def attach(self, model: nn.Module, path: str) -> None:
@@ -277,7 +289,8 @@ def slots_of(runs_N3: Tensor, tokens: int) -> Tensor:
     """The slot of each of so many rows, -1 for none. Every row is in a run or behind an empty one."""
     starts_N, stops_N, slot_N = runs_N3.unbind(1)
     slot_N = torch.where(stops_N > starts_N, slot_N, -1)
-    row_T = torch.searchsorted(starts_N.contiguous(), torch.arange(tokens, dtype=torch.int32), right=True) - 1
+    rows_T = torch.arange(tokens, dtype=torch.int32, device=runs_N3.device)
+    row_T = torch.searchsorted(starts_N.contiguous(), rows_T, right=True) - 1
     return slot_N.index_select(0, row_T).long()
 
 
@@ -286,7 +299,7 @@ def by_expert(runs_N3: Tensor, tokens: int, chosen_TK: Tensor, groups: int) -> T
     flat = chosen_TK.flatten()
     order_R = flat.argsort(stable=True)
     slot_R = slots_of(runs_N3, tokens).index_select(0, order_R // chosen_TK.shape[1])
-    at_R = torch.arange(len(flat))
+    at_R = torch.arange(len(flat), device=flat.device)
     runs = (at_R, at_R + (slot_R >= 0), slot_R.clamp(min=0) * groups + flat.index_select(0, order_R))
     return torch.stack(runs, dim=1).to(torch.int32)
 

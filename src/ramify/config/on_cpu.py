@@ -23,7 +23,7 @@ class OnCpu:
     device = "cpu"
     default = "default on a CPU"
     rows = 32
-    kept = ("int8",)
+    kept: tuple[str, ...] = ("int8",)
     share = 0.7  # of the memory that is free at start
     process = PROCESS_BYTES
     where, around = "within this process's control group", "torch, Python and the API process"

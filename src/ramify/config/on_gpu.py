@@ -17,11 +17,8 @@ BACKENDS = ("triton", "flashinfer", "fa3", "reference")  # of attention
 ON_THE_HOST = ("flashinfer", "reference")  # those that look at numbers there
 CONTEXT = GIB  # an estimate: CUDA's context, cuBLAS's workspaces, compiled kernels, what lies between tensors
 GRAPH = 16 * MIB  # an estimate: what the driver keeps of one captured step, beside the tensors that all share
-FEW, STRIDE, MOST_CAPTURED = (
-    (1, 2, 4),
-    8,
-    256,
-)  # sizes of captured steps, as SGLang has them; a larger one is not worth it
+FEW, STRIDE = (1, 2, 4), 8  # sizes of captured steps, nearly as SGLang has them
+MOST_CAPTURED = 256  # rows
 SPLITS = 64  # partial results of a query over its keys that are merged, at most
 FP32 = ELEMENT_BYTES["float32"]
 SCORED = 256  # prompt tokens whose log probabilities are computed together
@@ -30,7 +27,7 @@ SCORED = 256  # prompt tokens whose log probabilities are computed together
 class OnGpu:
     default = "default on a GPU"
     rows = 256
-    kept = ("int8", "fp8_e4m3")
+    kept: tuple[str, ...] = ("int8", "fp8_e4m3")
     share = 0.9  # of what is free: peaks are counted term by term
     process = CONTEXT
     around = "CUDA's context, workspaces, compiled kernels, fragments: an estimate"

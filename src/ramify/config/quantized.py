@@ -17,6 +17,7 @@ OTHER_NAMES = {"compressed_tensors": "compressed-tensors", "fbgemm_fp8": "fp8", 
 SKIPPED = ("ignore", "ignored_layers", "modules_to_not_convert", "llm_int8_skip_modules")  # names of the same list
 REGEX = "re:"  # begins a pattern that is one
 MAX_PATTERNS = 65536
+MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
 REFUSED = {
     "aqlm": "vector codes",
     "auto-round": "its own packing",

@@ -22,7 +22,7 @@ from ramify.config.notes import Decision, Notes
 from ramify.config.on_cpu import OnCpu
 from ramify.config.on_gpu import OnGpu
 from ramify.config.parts import PART_OF
-from ramify.config.quantized import METHODS, quantized_of
+from ramify.config.quantized import METHODS, MOST_INPUTS, quantized_of
 from ramify.config.read import refusal_of
 from ramify.config.settings import Settings, names
 from ramify.config.stored import ELEMENT_BYTES
@@ -33,7 +33,6 @@ from ramify.core.params import SamplingParams
 QUANTIZATIONS = {"w8a8_int8": "w8a8"}  # SGLang's names of ours
 USUAL_RANK, USUAL_LOADED = 16, 32  # of adapters
 TEXTS, TOGETHER = 256, 1024  # that an encoder computes together by default, and their tokens
-MOST_INPUTS = 1 << 17  # products of int8 that add up in int32 without a wrap: 127 * 127 * 2^17 < 2^31
 EIGHT_BITS = {"int8": ", with a scale for every token and head", "fp8_e4m3": ", cast without a scale"}
 KEPT = {**SPELLINGS, "fp8_e4m3": "float8_e4m3fn"}  # types of keys and values
 SECRETS = ("api_key", "admin_api_key")  # never shown, in no list of settings

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ramify.memory.kv import KVCache
+from ramify.ops.lora import Runs
 from ramify.ops.states import Spans
 
 
@@ -35,8 +36,8 @@ class Batch:
 
     `tokens_T`, `positions_T` are what is computed. Row i stands at `starts[i]` with `counts[i]` tokens, after which its
     request is at most `lengths[i]` long, on a CPU just so. `places` has an entry per group of layers that attend,
-    `pool` is where K, V and states are. `spans` are there where layers keep states, `runs_N3` where rows have adapters:
-    a run for each row, empty for one without, as `Kernels.lora` takes them.
+    `pool` is where K, V and states are. `spans` are there where layers keep states, `runs` where rows have adapters: a
+    run for each row, empty for one without.
     """
 
     tokens_T: Tensor
@@ -48,7 +49,7 @@ class Batch:
     pool: KVCache
     vectors: Vectors | None = None
     spans: Spans | None = None
-    runs_N3: Tensor | None = None
+    runs: Runs | None = None
 
     def place(self, layer: int) -> Place:
         return self.places[self.pool.groups[layer]]

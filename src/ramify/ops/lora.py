@@ -29,6 +29,22 @@ class LowRank:
         down_RD, up_RE = (_aligned(side.to(dtype).contiguous()) for side in (self.down_RD, self.up_ER.T))
         return replace(self, down_RD=down_RD, up_ER=up_RE.T)
 
+    def on(self, device: torch.device) -> LowRank:
+        return replace(self, down_RD=self.down_RD.to(device), up_ER=self.up_ER.T.to(device).T)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Which rows of a step have an adapter: `rows_N3` are (start, stop, slot) as `Kernels.lora` takes them, `known` the
+    same for the host.
+    """
+
+    rows_N3: Tensor
+    known: tuple[tuple[int, int, int], ...]
+
+    def clone(self) -> Runs:
+        return replace(self, rows_N3=self.rows_N3.clone())
+
 
 class LowRanks(Sequence[tuple[LowRank, ...]]):
     """The adapters of one linear by slot; an empty slot is (). Parts of a slot have different outputs, and stand on

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ramify.config.resolve import MOST_INPUTS
+from ramify.config.quantized import MOST_INPUTS
 from ramify.config.stored import GROUP
 from ramify.ops.kernels import Kernels, Packing
 from ramify.quant.scheme import Plain

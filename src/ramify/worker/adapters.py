@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor
-
+from ramify.ops.lora import Runs
 from ramify.wire.plan import Moved
 
 
 class Adapters(Protocol):
-    """Adapters in slots, over the linears of a model. Used by the thread that runs the steps."""
+    """Adapters in slots, over the linears of a model. Used by the thread that runs the steps, and `compute` by that
+    which captures them too.
+    """
 
     def move(self, moved: Sequence[Moved]) -> None:
         """These stand in these slots from now on."""
 
-    def compute(self, runs_N3: Tensor | None) -> None:
-        """Which rows of what is computed next have an adapter, as `Kernels.lora` takes it; None: none of them."""
+    def compute(self, runs: Runs | None) -> None:
+        """Which rows of what this thread computes next have an adapter; None: none of them."""
 
     @property
     def can_record(self) -> bool:
@@ -33,7 +34,7 @@ class NoAdapters:
     def move(self, moved: Sequence[Moved]) -> None:
         assert not moved, "there are no adapters"
 
-    def compute(self, runs_N3: Tensor | None) -> None: ...
+    def compute(self, runs: Runs | None) -> None: ...
 
     @property
     def can_record(self) -> bool:

@@ -61,13 +61,15 @@ class CapturedForward:
         return sizes[at] - len(rows) if at < len(sizes) else 0
 
     def __call__(self, batch: Batch) -> Tensor:
-        self._adapters.compute(batch.runs_N3)
+        self._adapters.compute(batch.runs)
         capturer, rows = self._capturer, len(batch.counts)
         if capturer is None or batch.vectors is not None or max(batch.counts) > 1 or rows not in capturer.sizes:
             return self._model(batch)
         if not self._adapters.can_record:
             return self._model(batch)
-        kind = (rows, batch.runs_N3 is not None, self._modes.invariant)
+        if not self._adapters.can_record:
+            return self._model(batch)
+        kind = (rows, batch.runs is not None, self._modes.invariant)
         step = self._steps.get(kind)
         if step is None:
             return self._first(capturer, kind, batch)
@@ -92,11 +94,11 @@ class CapturedForward:
         if own is None:
             self._capturer = None
             return self._model(batch)
-        self._adapters.compute(own.runs_N3)
+        self._adapters.compute(own.runs)
         result = self._model(own)
 
         def compute() -> Tensor:
-            self._adapters.compute(own.runs_N3)
+            self._adapters.compute(own.runs)
             self._modes.use(kind[2])
             return self._model(own)
 

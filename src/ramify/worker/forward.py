@@ -51,12 +51,12 @@ class Forward:
 
     def __call__(self, batch: Batch) -> Tensor:
         rows = len(batch.counts)
-        self._adapters.compute(batch.runs_N3)
+        self._adapters.compute(batch.runs)
         if self._recorder is None or batch.vectors is not None or rows > MOST_ROWS or max(batch.counts) > 1:
             return self._model(batch)
         if not self._adapters.can_record:
             return self._model(batch)
-        step = self._recorded.get((rows, batch.runs_N3 is not None))
+        step = self._recorded.get((rows, batch.runs is not None))
         if step is None:
             return self._record(self._recorder, batch)
         refresh(step.batch, batch, self._attention)
@@ -71,7 +71,7 @@ class Forward:
         if own is None:
             self._recorder = None
             return self._model(batch)
-        self._adapters.compute(own.runs_N3)
+        self._adapters.compute(own.runs)
         restore = _nothing if self._recorded else _restoring(batch)  # where one step could be, so can the others
         try:
             result, recording = recorder.record(lambda: self._model(own))
@@ -82,7 +82,7 @@ class Forward:
                 raise  # states have gone on: the step is taken apart, and its requests begin again where they are right
             restore()
             return self._model(batch)
-        self._recorded[len(batch.counts), batch.runs_N3 is not None] = _Step(own, recording)
+        self._recorded[len(batch.counts), batch.runs is not None] = _Step(own, recording)
         return result
 
 
@@ -97,7 +97,7 @@ def lasting_batch(batch: Batch, attention: AttentionBackend, pages: int) -> Batc
         positions_T=batch.positions_T.clone(),
         places=tuple(Place(place.write_at_T.clone(), meta) for place, meta in zip(batch.places, metas, strict=True)),
         spans=None if batch.spans is None else batch.spans.clone(),
-        runs_N3=None if batch.runs_N3 is None else batch.runs_N3.clone(),
+        runs=None if batch.runs is None else batch.runs.clone(),
     )
 
 
@@ -110,8 +110,8 @@ def refresh(own: Batch, batch: Batch, attention: AttentionBackend) -> None:
         attention.refresh(place.attention, new.attention)
     if own.spans is not None and batch.spans is not None:
         own.spans.copy_(batch.spans)
-    if own.runs_N3 is not None and batch.runs_N3 is not None:
-        own.runs_N3.copy_(batch.runs_N3)
+    if own.runs is not None and batch.runs is not None:
+        own.runs.rows_N3.copy_(batch.runs.rows_N3)
 
 
 def _restoring(batch: Batch) -> Callable[[], None]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ramify.layers.batch import Batch, Place, Vectors
 from ramify.memory.kv import KVCache
 from ramify.ops.attention import AttentionBackend, Paged
+from ramify.ops.lora import Runs
 from ramify.ops.staging import Staging
 from ramify.ops.states import Spans
 from ramify.wire.plan import Row
@@ -65,17 +66,17 @@ def make_inputs(
         pool=pool,
         vectors=_vectors(held, counts, begins, bounds, slots.staging) if slots.reading else None,
         spans=_spans(held, counts, begins, bounds, size, slots.staging) if pool.states is not None else None,
-        runs_N3=_runs([each.adapter for each in held], begins, counts, slots.staging) if slots.adapted else None,
+        runs=_runs([each.adapter for each in held], begins, counts, slots.staging) if slots.adapted else None,
     )
     return Inputs(batch, slots_N[: len(plan_rows)], ends_N[: len(plan_rows)])
 
 
-def each_alone(adapters: Sequence[int], staging: Staging) -> Tensor | None:
+def each_alone(adapters: Sequence[int], staging: Staging) -> Runs | None:
     """Runs of rows that are a token each, of the slot of its adapter."""
     return _runs(adapters, range(len(adapters)), [1] * len(adapters), staging)
 
 
-def _runs(adapters: Sequence[int], starts: Sequence[int], counts: Sequence[int], staging: Staging) -> Tensor | None:
+def _runs(adapters: Sequence[int], starts: Sequence[int], counts: Sequence[int], staging: Staging) -> Runs | None:
     """Each row as a run of its adapter; none where no row has any."""
     if max(adapters) < 0:
         return None
@@ -83,8 +84,8 @@ def _runs(adapters: Sequence[int], starts: Sequence[int], counts: Sequence[int],
         (start, start + count * (adapter >= 0), max(adapter, 0))
         for adapter, start, count in zip(adapters, starts, counts, strict=True)
     ]
-    (runs_N3,) = staging.send(np.array(runs, dtype=np.int32))
-    return runs_N3
+    (rows_N3,) = staging.send(np.array(runs, dtype=np.int32))
+    return Runs(rows_N3, tuple(runs))
 
 
 def _spans(

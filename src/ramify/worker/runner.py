@@ -156,7 +156,7 @@ class Runner:
         ]
         if not at:
             return None
-        if batch.runs_N3 is not None:
+        if batch.runs is not None:
             held = [self.slots.held[row.slot] for row in plan.rows if row.sample for _ in range(len(row.drafts) + 1)]
             self.adapters.compute(each_alone([each.adapter for each in held], self._staging))
         return self.model.logits(self._taken(hidden_TD, at)).float()

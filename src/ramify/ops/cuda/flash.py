@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged, Rule
-from ramify.ops.cuda.library import wanted
+from ramify.ops.cuda.library import sent, wanted
 
 LARGEST = 256  # elements of a head
 MULTIPLE = 8
@@ -51,13 +51,10 @@ class FlashAttention3:
     def prepare(self, paged: Paged) -> Rows:
         if paged.trees_T is not None:
             raise NotImplementedError("FlashAttention 3 knows no trees of drafts")
-        begins = self._sent(np.concatenate(([0], np.cumsum(paged.counts))))
-        lengths = self._sent(np.asarray(paged.lengths)) if paged.lengths_N is None else paged.lengths_N
+        begins = sent(np.concatenate(([0], np.cumsum(paged.counts))), self._device)
+        lengths = sent(np.asarray(paged.lengths), self._device) if paged.lengths_N is None else paged.lengths_N
         tables, lengths = (each.to(self._device, torch.int32, non_blocking=True) for each in (paged.tables, lengths))
         return Rows(tables.contiguous(), begins, lengths, max(paged.counts))
-
-    def _sent(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers.astype(np.int32)).to(self._device, non_blocking=True)
 
     def lasting(self, meta: Rows, pages: int) -> Rows:
         own = Rows(meta.tables.new_zeros(len(meta.tables), pages), meta.begins.clone(), meta.lengths.clone(), meta.most)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged, Rule
-from ramify.ops.cuda.library import wanted
+from ramify.ops.cuda.library import sent, wanted
 
 HEADS = (64, 128, 256)  # sizes that its kernels have
 PAGES = "HND"  # [pages, heads, slots, elements]
@@ -64,7 +64,7 @@ class FlashInferAttention:
         begins = np.concatenate(([0], np.cumsum(pages)))
         row = np.repeat(np.arange(len(pages)), pages)
         column = np.arange(begins[-1]) - begins[row]
-        at = torch.from_numpy(np.stack((row, column))).to(self._device, non_blocking=True)
+        at = sent(np.stack((row, column)), self._device)
         tables = paged.tables.to(self._device, torch.int32, non_blocking=True)
         queries = np.concatenate(([0], np.cumsum(paged.counts)))
         return Rows(_int32(queries), _int32(begins), tables[at[0], at[1]], _int32(lengths - (pages - 1) * page))

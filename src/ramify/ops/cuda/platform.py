@@ -32,18 +32,20 @@ class CudaPlatform:
             raise StartupError("torch finds no CUDA device here", "Leave --device out, and the CPU computes.")
         try:
             from ramify.ops.triton.kernels import left_to_torch, triton_kernels
+            from ramify.ops.triton.tiles import tuned_tiles
         except ModuleNotFoundError as e:
             raise StartupError(f"kernels for GPUs need the package {e.name}", "Install triton.") from None
         self.device = torch.device(device)
         self.staging: Staging = CudaStaging(self.device)
         self.recorder: Recorder | None = None
         self.capturer: Capturer | None = CudaCapturer(self.device, captured) if captured else None
-        self.kernels = triton_kernels(invariant=True)
+        self.kernels = triton_kernels(invariant=True, tiles=tuned_tiles(torch.cuda.get_device_name(self.device)))
         self.modes: Modes = OneMode()
         if linears == "torch":
             self.modes = modes = TwoModes()
             self.kernels = replace(self.kernels, linear=either(modes, self.kernels.linear, basic.linear))
-        log.info("computed by plain torch, without a kernel of their own: %s", ", ".join(left_to_torch(self.kernels)))
+        if left := left_to_torch(self.kernels):
+            log.info("computed by plain torch, without a kernel of their own: %s", ", ".join(left))
 
     def attention(self, name: str, shape: AttentionShape) -> AttentionBackend:
         from ramify.ops.cuda.flash import FlashAttention3

@@ -75,7 +75,7 @@ async def detokenize_text(request: Request, state: State, asked: DetokenizeReque
     state.check_model(asked.model)
     lists, many = split_prompts(asked.tokens, "tokens")
     for tokens in lists:
-        check_ids(tokens, state.resolved.model.vocab, "tokens")
+        check_ids(tokens, max(state.resolved.model.vocab, state.words().size), "tokens")  # an adapter may have more
     words = state.words()
     texts = [await state.off_loop(words.decode, tokens, asked.skip_special_tokens) for tokens in lists]
     text = texts if many else texts[0]
