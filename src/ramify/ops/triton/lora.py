@@ -70,7 +70,7 @@ def own_rows(
     if SORTED:
         slot, first, end = group_of(tl.program_id(0), ends_ptr, slots, BLOCK, BT)
         at = first + tl.arange(0, BT)
-        there = (at < end) & (slot < slots)
+        there = at < end  # which is 0 where there is no such slot
         row = tl.load(order_ptr + at, mask=there, other=0)
     else:
         slot = tl.program_id(0) % slots
