@@ -157,7 +157,7 @@ def test_defaults() -> None:
         ({"device": "cpu", "attention_backend": "triton"}, "the CPU computes, with cpu"),
         ({"device": "cpu", "linear_backend": "triton"}, "the CPU computes"),
         ({"device": "cpu", "attention_backend": "flashinfer"}, "the CPU computes, with cpu"),
-        ({"device": "cpu", "kv_cache_dtype": "fp8_e4m3"}, "--kv-cache-dtype fp8_e4m3: cpu computes"),
+        ({"device": "cpu", "kv_cache_dtype": "fp8_e4m3"}, "no kernels for that on the device cpu"),
         ({"device": "cpu", "linear_backend": "torch", "deterministic": True}, "linears and attention|linears are"),
         ({"cuda_graph_bs": "0 4"}, "numbers of rows"),
         ({"cuda_graph_bs": [512]}, "above the 256 rows"),

@@ -288,7 +288,10 @@ def _kv_dtype(settings: Settings, model: ModelConfig, dtype: str, target: Target
     if asked == "int8" and model.latent is not None:
         raise StartupError("--kv-cache-dtype int8: what this model keeps are latents, which stay in its own type")
     if asked in EIGHT_BITS and asked not in target.kept:
-        raise StartupError(f"--kv-cache-dtype {asked}: {target.device} computes", f"Here it is {target.kept[0]}.")
+        raise StartupError(
+            f"--kv-cache-dtype {asked}: no kernels for that on the device {target.device}",
+            f"In eight bits there is {' and '.join(target.kept)} here.",
+        )
     if asked == "auto":
         return note("kv_cache_dtype", dtype, "that of the model")
     return note("kv_cache_dtype", KEPT.get(asked, asked), note.asked("kv_cache_dtype") + EIGHT_BITS.get(asked, ""))

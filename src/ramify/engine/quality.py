@@ -46,7 +46,7 @@ def opened(model: str) -> Runner:
     """A model on its own, with room for a few windows. Its steps are computed on this thread."""
     asked = {"model_path": model, "max_total_tokens": 4 * WINDOW, "page_size": 16, "chunked_prefill_size": WINDOW}
     resolved = prepare(overlay(Settings(), asked, "quantize"))
-    platform = make_platform(resolved.device, resolved.threads, resolved.dtype)
+    platform = make_platform(resolved.device, resolved.threads, resolved.dtype, resolved.linears)
     platform.prepare_thread()
     runner = make_runner(resolved, platform)
     assert isinstance(runner, Runner)
