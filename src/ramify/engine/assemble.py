@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ramify.adapters.registry import Registry
 from ramify.cache.ledger import BESIDE, FULL, Ledger
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ramify.adapters.table import AdapterTable
+    from ramify.memory.kv import KVCache
+    from ramify.ops.attention import AttentionBackend, AttentionShape
     from ramify.ops.kernels import Kernels
     from ramify.ops.platform import Platform
     from ramify.worker.encode import EncoderRunner
@@ -246,21 +248,40 @@ def _fitted(resolved: Resolved, platform: Platform) -> Resolved:
 def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | None) -> Runner | EncoderRunner:
     import torch
 
-    from ramify.layers.build import Build
-    from ramify.memory.kv import KVCache, KVPool, StatePool
-    from ramify.models.load import build_model, dummy_weights, load_weights
-    from ramify.ops.attention import AttentionShape
     from ramify.ops.reference import encode
-    from ramify.quant.choose import schemes_of
     from ramify.worker.encode import EncoderRunner
     from ramify.worker.pooling import HeadPooler
     from ramify.worker.runner import Runner
     from ramify.worker.slots import Slots
 
-    model, settings = resolved.model, resolved.settings.model
-    dtype = getattr(torch, resolved.dtype)
+    model, dtype = resolved.model, getattr(torch, resolved.dtype)
+    attention = platform.attention(resolved.attention, _attended(resolved))
+    kernels = platform.kernels
+    if resolved.attention in ("reference", "torch_native"):
+        kernels = replace(kernels, attend_texts=encode.attend_texts)
+    built = _loaded(resolved, kernels, attention, platform.device, progress)
+    adapters = None if resolved.adapters is None else _adapter_table(resolved, built, kernels, dtype)
+    pooler = None
+    if model.head is not None:
+        pooler = HeadPooler(model.head, built.head, platform.device, platform.staging, adapters)
+    if model.encoder is not None:
+        assert pooler is not None, "an encoder has a head"
+        return EncoderRunner(built, pooler, platform.device, platform.staging)
+    resolved = _fitted(resolved, platform)
+    pool = _pages(resolved, dtype, platform.device)
+    sizes = (resolved.rows, resolved.context, resolved.page_size)
+    slots = Slots(*sizes, model.eos_ids, platform.device, platform.staging, pool.nowhere)
+    steps = (platform.recorder, pooler, adapters, platform.capturer, platform.modes)
+    return Runner(built, pool, slots, attention, platform.kernels, *steps)
+
+
+def _attended(resolved: Resolved) -> AttentionShape:
+    """What the model asks of attention."""
+    from ramify.ops.attention import AttentionShape
+
+    model = resolved.model
     kv_heads, key, value = model.kept
-    shape = AttentionShape(
+    return AttentionShape(
         model.heads,
         kv_heads,
         key,
@@ -274,42 +295,49 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
         chunks=model.chunk is not None,
         stored=resolved.kv_dtype,
     )
-    attention = platform.attention(resolved.attention, shape)
-    kernels = platform.kernels
-    if resolved.attention in ("reference", "torch_native"):
-        kernels = replace(kernels, attend_texts=encode.attend_texts)
+
+
+def _loaded(
+    resolved: Resolved, kernels: Kernels, attention: AttentionBackend, device: torch.device, progress: Progress | None
+) -> Any:
+    """The model, its weights read or made up."""
+    import torch
+
+    from ramify.layers.build import Build
+    from ramify.models.load import build_model, dummy_weights, load_weights
+    from ramify.quant.choose import schemes_of
+
+    model, settings = resolved.model, resolved.settings.model
     schemes = schemes_of(resolved.quantization, kernels, quantized_of(model.raw))
-    built = build_model(Build(kernels, attention, *schemes, dtype, platform.device, resolved.context), model)
+    build = Build(kernels, attention, *schemes, getattr(torch, resolved.dtype), device, resolved.context)
+    built = build_model(build, model)
     if settings.load_format == "dummy":
         dummy_weights(built, model, settings.random_seed)
     else:
         load_weights(built, resolved.folder, model, progress)
-    adapters = None if resolved.adapters is None else _adapter_table(resolved, built, kernels, dtype)
-    pooler = (
-        None if model.head is None else HeadPooler(model.head, built.head, platform.device, platform.staging, adapters)
-    )
-    if model.encoder is not None:
-        assert pooler is not None, "an encoder has a head"
-        return EncoderRunner(built, pooler, platform.device, platform.staging)
-    resolved = _fitted(resolved, platform)
-    kept = getattr(torch, resolved.kv_dtype)
+    return built
+
+
+def _pages(resolved: Resolved, dtype: torch.dtype, device: torch.device) -> KVCache:
+    """A pool for each group of layers, and states for those that keep one."""
+    import torch
+
+    from ramify.memory.kv import KVCache, KVPool, StatePool
+
+    model, kept = resolved.model, getattr(torch, resolved.kv_dtype)
+    kv_heads, key, _ = model.kept
     shared = model.latent.kv_rank if model.latent else None
     beside = model.recurrent.layers if model.recurrent is not None else model.windowed
     groups = [BESIDE if other else FULL for other in beside]
     states = None
     if model.recurrent is not None:
-        states = StatePool(groups.count(BESIDE), resolved.memory.state_slots, model.recurrent, dtype, platform.device)
+        states = StatePool(groups.count(BESIDE), resolved.memory.state_slots, model.recurrent, dtype, device)
     pools = [
-        KVPool(groups.count(group), pages, kv_heads, resolved.page_size, key, kept, platform.device, shared)
+        KVPool(groups.count(group), pages, kv_heads, resolved.page_size, key, kept, device, shared)
         for group, pages in enumerate((resolved.pages, resolved.window_pages))
         if group == FULL or any(model.windowed)
     ]
-    pool = KVCache(pools, groups, states)
-    nowhere = [*(each.nowhere for each in pools), *([] if states is None else [states.nowhere])]
-    sizes = (resolved.rows, resolved.context, resolved.page_size)
-    slots = Slots(*sizes, model.eos_ids, platform.device, platform.staging, nowhere)
-    steps = (platform.recorder, pooler, adapters, platform.capturer, platform.modes)
-    return Runner(built, pool, slots, attention, platform.kernels, *steps)
+    return KVCache(pools, groups, states)
 
 
 def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype: torch.dtype) -> AdapterTable:

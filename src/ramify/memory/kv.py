@@ -102,6 +102,12 @@ class KVCache:
         self.pools, self.groups, self.states = tuple(pools), tuple(groups), states
         self._within = [self.groups[:layer].count(group) for layer, group in enumerate(groups)]
 
+    @property
+    def nowhere(self) -> list[int]:
+        """By group, with that of states last: where is written what nobody reads."""
+        pools = [pool.nowhere for pool in self.pools]
+        return pools if self.states is None else [*pools, self.states.nowhere]
+
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         return self.pools[self.groups[index]].layer(self._within[index])
 
