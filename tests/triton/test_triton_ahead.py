@@ -30,13 +30,6 @@ def compiled(tmp_path: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.timeout(1200)
-def test_one_kernel_compiles(tmp_path: Path) -> None:
-    lines = compiled(tmp_path, "90", "activations")
-    assert any("gated" in line and "REG:" in line for line in lines)
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("capability", SHARED)
 def test_every_kernel_compiles_and_fits(tmp_path: Path, capability: int) -> None:

@@ -47,7 +47,8 @@ def rms_norm(
     ADDED: tl.constexpr,
     OFFSET: tl.constexpr,
 ):
-    at, d, kind = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, BLOCK), y_ptr.dtype.element_ty
+    at, d = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, BLOCK)
+    kind = y_ptr.dtype.element_ty
     x = row_at(x_ptr, residual_ptr, total_ptr, at, d, SIZE, ADDED)
     weight = tl.load(weight_ptr + d, mask=d < SIZE, other=0.0).to(tl.float32)
     y = scaled_rows(x, weight, eps, offset, SIZE, OFFSET, kind)
@@ -79,7 +80,8 @@ def layer_norm(
     ADDED: tl.constexpr,
     BIAS: tl.constexpr,
 ):
-    at, d, kind = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, BLOCK), y_ptr.dtype.element_ty
+    at, d = tl.program_id(0).to(tl.int64) * SIZE, tl.arange(0, BLOCK)
+    kind = y_ptr.dtype.element_ty
     x = row_at(x_ptr, residual_ptr, total_ptr, at, d, SIZE, ADDED)
     x = tl.where(d < SIZE, x - tl.sum(x, 0) / SIZE, 0.0)
     y = x * tl.rsqrt(tl.sum(x * x, 0) / SIZE + eps) * tl.load(weight_ptr + d, mask=d < SIZE, other=0.0).to(tl.float32)
