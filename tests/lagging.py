@@ -36,6 +36,7 @@ from ramify.ops.states import Spans
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 Work = Callable[[], None]
+TAKES = ("aten.copy_", "aten.to.", "aten._to_copy", "aten.index", "aten._index")  # from the host to the device
 
 
 class LookedError(AssertionError):
@@ -104,11 +105,13 @@ class OnDevice(Tensor):
 
 
 class Mode(TorchDispatchMode):
-    """Operations of a thread are put into a queue, or written down."""
+    """Operations of a thread are put into a queue, or written down. Where it `waits`, numbers of the host may be given
+    to them, as torch copies such when the device has caught up: before anything is served.
+    """
 
-    def __init__(self, put: Callable[[Work], Any]) -> None:
+    def __init__(self, put: Callable[[Work], Any], waits: bool = False) -> None:
         super().__init__()
-        self._put = put
+        self._put, self._waits = put, waits
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -120,7 +123,7 @@ class Mode(TorchDispatchMode):
             raise LookedError(f"{name} looks at numbers of the device")
         if _kind(kwargs.get("device", META)) != META.type:
             raise LookedError(f"{name} brings numbers of the device to the host")
-        takes = name.startswith(("aten.copy_", "aten.to.", "aten._to_copy", "aten.index", "aten._index"))
+        takes = self._waits and name.startswith(TAKES)
         metas, reals = [], []
         for each in flat:
             if not isinstance(each, Tensor):
@@ -201,9 +204,9 @@ class Device:
         noted.append(work)
         return -1
 
-    def here(self) -> AbstractContextManager[Any]:
+    def here(self, waits: bool = False) -> AbstractContextManager[Any]:
         """This thread asks the device for whatever it does with its tensors."""
-        return Mode(self.put)
+        return Mode(self.put, waits)
 
     def capture(self, compute: Callable[[], Tensor]) -> tuple[list[Work], Tensor]:
         self._local.noted = noted = []
@@ -219,8 +222,12 @@ class Device:
         """
 
         def run(*args: Any) -> Any:
-            if not any(isinstance(each, OnDevice) for each in args):
+            tensors = [each for arg in args for each in (arg.tensors if isinstance(arg, Spans) else [arg])]
+            there = [isinstance(each, OnDevice) for each in tensors if isinstance(each, Tensor)]
+            if not any(there):
                 return function(*args)
+            if not all(there):
+                raise LookedError(f"{function.__name__} mixes tensors of the host with those of the device")
             with _disable_current_modes():
                 made = [OnDevice(meta) for meta in shapes(*args)]
 

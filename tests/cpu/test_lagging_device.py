@@ -50,7 +50,7 @@ def engine_on(
     """An engine whose device is that of `platform`."""
     monkeypatch.setattr("ramify.ops.platform.make_platform", lambda *_: platform)
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # tensors of our own know nothing of it
-    with platform.lagging.here():
+    with platform.lagging.here(waits=True):
         engine = engine_of(folder, **settings)
     with engine:
         yield engine
@@ -197,7 +197,7 @@ def test_grammars(monkeypatch: pytest.MonkeyPatch) -> None:
     platform = LaggingPlatform((1, 2, 4), seed=5, lag=0.95)
     monkeypatch.setattr("ramify.ops.platform.make_platform", lambda *_: platform)
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
-    with platform.lagging.here():
+    with platform.lagging.here(waits=True):
         engine = ramify.Engine(threads=1, dtype="float32", attention_backend="reference", linear_backend="torch")
     params = {"temperature": 1.0, "max_new_tokens": 24, "regex": "(red|green|blue)( and (red|green|blue)){1,3}!"}
     with engine:
@@ -228,7 +228,7 @@ def test_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform, hold = LaggingPlatform((2, 4), seed=6, lag=0.98), AdapterTable.hold
 
     def held_there(table: AdapterTable, id: int, fitted: Fitted) -> None:
-        with platform.lagging.here(), torch.no_grad():
+        with platform.lagging.here(waits=True), torch.no_grad():
             hold(table, id, fitted)
 
     monkeypatch.setattr(AdapterTable, "hold", held_there)
@@ -286,7 +286,7 @@ def test_drafts_are_verified_where_the_lengths_are(
     asked = list(plans(seed))
     wanted = results(make_platform("cpu", 1, "float32", "torch"), folder, asked, 0)
     platform = LaggingPlatform((2,), seed=seed, lag=0.99)
-    with platform.lagging.here():
+    with platform.lagging.here(waits=True):
         found = results(platform, folder, asked, late)
     assert [each.tokens for each in found] == [each.tokens for each in wanted]
     taken = [len(tokens) - 1 for each in wanted for tokens in each.tokens]
@@ -300,7 +300,7 @@ def test_pages_of_a_fault_are_wiped_however_late_it_is_learned(
 ) -> None:
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
     platform = LaggingPlatform(seed=1, lag=0.99)
-    with platform.lagging.here():
+    with platform.lagging.here(waits=True):
         runner = runner_on(platform, folder)
     executor = ThreadExecutor(runner, platform.prepare_thread)
     vectors = torch.full((20, 64), torch.nan).numpy().tobytes()

@@ -23,6 +23,7 @@ from ramify.layers.separate import SeparateLinear
 from ramify.models.adapted import Kind, Site, expert_of
 from ramify.ops.kernels import Kernels
 from ramify.ops.lora import LowRank, LowRanks, Runs
+from ramify.ops.staging import Staging
 from ramify.wire.plan import Moved
 
 Parts = Mapping[int, tuple[LowRank, ...]]  # by group: the number of an expert, 0 where there are none
@@ -105,11 +106,12 @@ class AdapterTable:
         dtype: torch.dtype,
         vocabulary: Mapping[str, Site] | None = None,
         added: int = 0,
+        staging: Staging | None = None,
     ) -> None:
         self.places = _places(model, sites)
         self.vocabulary = _places(model, vocabulary or {})
         self.dtype, self.kernels, self._added = dtype, kernels, added
-        self._device = next(model.parameters()).device
+        self._device, self._staging = next(model.parameters()).device, staging
         self._runs = Current(OwnRuns())
         self.vocab, self.hidden, self.is_tied = 0, 0, False
         self._vocabs: dict[int, int] = {}  # by slot, where it is not the model's
@@ -126,7 +128,7 @@ class AdapterTable:
 
     def _made(self, places: list[Place], slots: int, rank: int, kernels: Kernels) -> Behind:
         groups = max(max(place.group + 1, place.groups) for place in places)
-        table = LowRanks(slots * groups, -(-len(places) // groups), self.dtype, rank, self._device)
+        table = LowRanks(slots * groups, -(-len(places) // groups), self.dtype, rank, self._device, self._staging)
         if places[0].kind in ("expert", "experts"):
             return BehindExperts(table, groups, self._runs, kernels)
         if places[0].kind == "embedding":
@@ -246,9 +248,9 @@ class BehindExperts:
         model.get_submodule(path).register_forward_hook(self._add)
 
     def put(self, slot: int, fitted: Fitted, path: str) -> None:
-        parts = fitted.layers.get(path, NOTHING)
-        for group in range(self._groups):
-            _put(self._table, slot * self._groups + group, parts.get(group, ()))
+        parts, first = fitted.layers.get(path, NOTHING), slot * self._groups
+        if parts or any(self._table[first : first + self._groups]):
+            self._table.put(first, *(parts.get(group, ()) for group in range(self._groups)))
 
     def _sort(self, experts: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
         x_TD, _, chosen_TK = inputs

@@ -274,7 +274,7 @@ def fitted(plan: MemoryPlan, page_size: int, free: int, smallest: int) -> Memory
     if pool <= spare:
         return plan
     tokens, window = (_part(size, max(spare, 0), pool, page_size) for size in (plan.pool_tokens, plan.window_tokens))
-    if plan.exact or tokens < max(smallest, page_size):
+    if plan.exact or pool <= 0 or tokens < max(smallest, page_size):
         raise StartupError(
             f"after loading {gib(free)} are free, and the plan needs {gib(plan.pool)} for the KV cache and "
             f"{gib(plan.activations)} for a step\n" + "\n".join(table(plan)),
@@ -284,7 +284,7 @@ def fitted(plan: MemoryPlan, page_size: int, free: int, smallest: int) -> Memory
 
 
 def _part(tokens: int, spare: int, pool: int, page_size: int) -> int:
-    return tokens * spare // pool // page_size * page_size
+    return tokens * spare // max(pool, 1) // page_size * page_size
 
 
 def out_of_memory(plan: MemoryPlan, what: str) -> StartupError:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ramify.ops.attention import AttentionBackend, AttentionShape
     from ramify.ops.kernels import Kernels
     from ramify.ops.platform import Platform
+    from ramify.ops.staging import Staging
     from ramify.worker.encode import EncoderRunner
     from ramify.worker.executor import ThreadExecutor
     from ramify.worker.runner import Runner
@@ -260,13 +261,13 @@ def _make_runner(resolved: Resolved, platform: Platform, progress: Progress | No
     if resolved.attention in ("reference", "torch_native"):
         kernels = replace(kernels, attend_texts=encode.attend_texts)
     built = _loaded(resolved, kernels, attention, platform.device, progress)
-    adapters = None if resolved.adapters is None else _adapter_table(resolved, built, kernels, dtype)
+    adapters = None if resolved.adapters is None else _adapter_table(resolved, built, kernels, dtype, platform.staging)
     pooler = None
     if model.head is not None:
-        pooler = HeadPooler(model.head, built.head, platform.device, platform.staging, adapters)
+        pooler = HeadPooler(model.head, built.head, platform.staging, adapters)
     if model.encoder is not None:
         assert pooler is not None, "an encoder has a head"
-        return EncoderRunner(built, pooler, platform.device, platform.staging)
+        return EncoderRunner(built, pooler, platform.staging, platform.modes)
     resolved = _fitted(resolved, platform)
     pool = _pages(resolved, dtype, platform.device)
     sizes = (resolved.rows, resolved.context, resolved.page_size)
@@ -340,7 +341,9 @@ def _pages(resolved: Resolved, dtype: torch.dtype, device: torch.device) -> KVCa
     return KVCache(pools, groups, states)
 
 
-def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype: torch.dtype) -> AdapterTable:
+def _adapter_table(
+    resolved: Resolved, built: nn.Module, kernels: Kernels, dtype: torch.dtype, staging: Staging
+) -> AdapterTable:
     """Over the linears of a loaded model."""
     from ramify.adapters.table import AdapterTable
     from ramify.models.adapted import chosen, sites_of
@@ -350,4 +353,4 @@ def _adapter_table(resolved: Resolved, built: nn.Module, kernels: Kernels, dtype
     sites = sites_of(resolved.model)
     words = {name: site for name, site in sites.items() if site.can_be_whole}
     some = chosen(sites, plan.targets)
-    return AdapterTable(built, some, plan.slots, plan.rank, kernels, dtype, words, plan.added)
+    return AdapterTable(built, some, plan.slots, plan.rank, kernels, dtype, words, plan.added, staging)

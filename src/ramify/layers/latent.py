@@ -58,7 +58,7 @@ class Expansion(Loadable):
         """Every head's own matrix: rows are sorted by head."""
         tokens, heads, _ = x_THC.shape
         x_RC = x_THC.transpose(0, 1).flatten(0, 1)
-        ends_H = torch.arange(1, heads + 1) * tokens
+        ends_H = torch.arange(1, heads + 1, device=x_THC.device) * tokens
         y_RE = grouped.apply(self._kernels, x_RC, weight, outputs, None, ends_H)
         return y_RE.unflatten(0, (heads, tokens)).transpose(0, 1)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
+
+from ramify.ops.staging import Staging
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,15 @@ class Passages:
     counts_N: Tensor
 
 
-def make_passages(texts: list[Tensor], seconds: list[int], device: torch.device) -> Passages:
+def make_passages(texts: Sequence[Sequence[int]], seconds: Sequence[int], staging: Staging) -> Passages:
     """`seconds[i]` is where the second of a pair begins in text i, -1 where there is none."""
-    counts = [len(text) for text in texts]
-    starts = [sum(counts[:at]) for at in range(len(counts))]
-    positions = [torch.arange(count, device=device) for count in counts]
-    types = [
-        (places >= second).long() if second >= 0 else torch.zeros_like(places)
-        for places, second in zip(positions, seconds, strict=True)
-    ]
-    return Passages(
-        torch.cat(texts),
-        torch.cat(positions),
-        torch.cat(types),
-        starts,
-        counts,
-        torch.tensor(starts, dtype=torch.int32, device=device),
-        torch.tensor(counts, dtype=torch.int32, device=device),
+    counts = np.array([len(text) for text in texts])
+    starts = np.cumsum(counts) - counts
+    positions = np.arange(counts.sum()) - np.repeat(starts, counts)
+    second = np.repeat(
+        [second if second >= 0 else len(text) for text, second in zip(texts, seconds, strict=True)], counts
     )
+    tokens = np.concatenate([np.asarray(text, dtype=np.int64) for text in texts])
+    tokens_T, positions_T, types_T = staging.send(tokens, positions, (positions >= second).astype(np.int64))
+    starts_N, counts_N = staging.send(starts.astype(np.int32), counts.astype(np.int32))
+    return Passages(tokens_T, positions_T, types_T, starts.tolist(), counts.tolist(), starts_N, counts_N)

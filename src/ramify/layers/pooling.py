@@ -4,7 +4,7 @@ positions: so the bits do not depend on the pieces.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from ramify.config.head import Head, PoolingMode
 class Pooling(Protocol):
     """Of one text."""
 
-    def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
+    def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
         """The states of the next positions, which count for the vector, and their tokens."""
 
     def result(self) -> Tensor:
@@ -29,7 +29,7 @@ class First:
     def __init__(self) -> None:
         self._state: Tensor | None = None
 
-    def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
+    def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
         if self._state is None:
             self._state = states_PD[:1].float().clone()  # the next step writes where these stand
 
@@ -44,7 +44,7 @@ class Last:
     def __init__(self) -> None:
         self._state: Tensor | None = None
 
-    def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
+    def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
         self._state = states_PD[-1:].float().clone()
 
     def result(self) -> Tensor:
@@ -61,13 +61,14 @@ class Mean:
         self._weights = 0.0
         self._power, self._weighted = power, weighted
 
-    def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
+    def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
         states = states_PD.double()
         count = len(states)
         if self._weighted:
-            weights_P = torch.arange(self._count + 1, self._count + count + 1, dtype=torch.float64)
-            states = states * weights_P[:, None].to(states.device)
-            self._weights += float(weights_P.sum())
+            first, last = self._count + 1, self._count + count
+            weights_P = torch.arange(first, last + 1, dtype=torch.float64, device=states.device)
+            states = states * weights_P[:, None]
+            self._weights += (first + last) * count / 2
         if self._sum is not None:
             states = torch.cat((self._sum[None], states))
         self._sum = states.cumsum(0)[-1]  # one by one, in order
@@ -85,7 +86,7 @@ class Max:
     def __init__(self) -> None:
         self._most: Tensor | None = None
 
-    def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
+    def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
         most = states_PD.float().amax(0)
         self._most = most if self._most is None else torch.maximum(self._most, most)
 
@@ -101,8 +102,8 @@ class Steps:
         self._step = step
         self._states: list[Tensor] = []
 
-    def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
-        self._states.append(states_PD[tokens_P == self._step].float())
+    def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
+        self._states += [states_PD[at : at + 1].float() for at, token in enumerate(tokens) if token == self._step]
 
     def result(self) -> Tensor:
         return torch.cat(self._states)
@@ -114,9 +115,9 @@ class Several:
     def __init__(self, parts: list[Pooling]) -> None:
         self._parts = parts
 
-    def add(self, states_PD: Tensor, tokens_P: Tensor) -> None:
+    def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
         for part in self._parts:
-            part.add(states_PD, tokens_P)
+            part.add(states_PD, tokens)
 
     def result(self) -> Tensor:
         return torch.cat([part.result() for part in self._parts], dim=1)

@@ -18,6 +18,7 @@ from ramify.models.generic import GenericDecoder, GenericEncoder, GenericModel
 from ramify.models.generic_attention import OURS
 from ramify.ops.attention import Paged
 from ramify.ops.reference.attention import ReferenceAttention
+from ramify.ops.staging import HostStaging
 
 PAGE = 8
 LONG, SHORT, CUT = 7, 4, 3  # tokens of two texts; where the first is cut
@@ -77,7 +78,8 @@ def _finished(model: GenericModel, hidden: list[Tensor]) -> list[Tensor]:
 
 
 def _encoded(model: GenericEncoder, texts: list[Tensor]) -> list[Tensor]:
-    passages = make_passages(texts, [-1] * len(texts), model.build.device)
+    device = model.build.device
+    passages = make_passages([text.tolist() for text in texts], [-1] * len(texts), HostStaging(device))
     return list(model(passages).split([len(text) for text in texts]))
 
 

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ramify.ops.staging import HostStaging, Staging
 
 FIELDS = 6  # of `LowRanks.places`
 WIDTH = 16  # bytes that kernels read at once
@@ -42,8 +45,9 @@ class Runs:
     rows_N3: Tensor
     known: tuple[tuple[int, int, int], ...]
 
-    def clone(self) -> Runs:
-        return replace(self, rows_N3=self.rows_N3.clone())
+    def lasting(self) -> Runs:
+        """To be filled anew: what the host knows of these is of one step."""
+        return Runs(self.rows_N3.clone(), ())
 
 
 class LowRanks(Sequence[tuple[LowRank, ...]]):
@@ -55,22 +59,33 @@ class LowRanks(Sequence[tuple[LowRank, ...]]):
     """
 
     def __init__(
-        self, slots: int, most: int, dtype: torch.dtype, room: int | None = None, device: torch.device = CPU
+        self,
+        slots: int,
+        most: int,
+        dtype: torch.dtype,
+        room: int | None = None,
+        device: torch.device = CPU,
+        staging: Staging | None = None,
     ) -> None:
+        self._staging = staging or HostStaging()
         self._parts: list[tuple[LowRank, ...]] = [()] * slots
         self._dtype, self._room = dtype, room
         self.places = torch.zeros(slots, most, FIELDS, dtype=torch.int64, device=device)
 
-    def put(self, slot: int, parts: Iterable[LowRank]) -> None:
-        """Not while a kernel runs. What stood in the slot is let go."""
-        kept = tuple(part.arranged(self._dtype) for part in parts)
-        places = torch.zeros(self.places.shape[1:], dtype=torch.int64)
-        for at, part in enumerate(kept):
-            assert self._room is None or part.down_RD.shape[0] <= self._room
-            assert part.down_RD.device == self.places.device
-            places[at] = torch.tensor(_place(part))
-        self.places[slot] = places
-        self._parts[slot] = kept
+    def put(self, slot: int, *each: Iterable[LowRank]) -> None:
+        """Into a slot, and the next into those behind it; not while a kernel of the CPU runs. What stood there is let
+        go.
+        """
+        places = np.zeros((len(each), *self.places.shape[1:]), dtype=np.int64)
+        for number, parts in enumerate(each):
+            kept = tuple(part.arranged(self._dtype) for part in parts)
+            for at, part in enumerate(kept):
+                assert self._room is None or part.down_RD.shape[0] <= self._room
+                assert part.down_RD.device == self.places.device
+                places[number, at] = _place(part)
+            self._parts[slot + number] = kept
+        (sent,) = self._staging.send(places)
+        self.places[slot : slot + len(each)] = sent
 
     @property
     def room(self) -> int:

@@ -43,12 +43,15 @@ class Here:
 
 
 class HostStaging:
-    """The device is the host."""
+    """The device is the host. Where it is another, whoever asks waits for it, as one may before anything is served."""
 
     is_host = True
 
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+
     def send(self, *numbers: Numbers) -> list[Tensor]:
-        return [torch.tensor(each) for each in numbers]
+        return [torch.tensor(each, device=self._device) for each in numbers]
 
     def fetch(self, tensors: Sequence[Tensor]) -> Here:
         """Copies: what a step left may be written anew by the next."""

@@ -17,12 +17,14 @@ from torch import Tensor
 from ramify.layers.batch import Batch
 from ramify.ops.attention import AttentionBackend
 from ramify.ops.modes import Modes
-from ramify.ops.recording import CannotRecordError, Capturer, Recording
+from ramify.ops.recording import Capturer, Recording
 from ramify.wire.plan import Row
 from ramify.worker.adapters import Adapters
 from ramify.worker.forward import Model, lasting_batch, refresh
 
 log = logging.getLogger(__name__)
+
+TRIES = 3  # captures that fail, of whatever size
 
 Kind = tuple[int, bool, bool]  # rows, whether any has an adapter, whether kernels are the invariant ones
 
@@ -52,6 +54,7 @@ class CapturedForward:
         self._capturer: Capturer | None = capturer  # None once it is known to be in vain
         self._adapters, self._modes = adapters, modes
         self._steps: dict[Kind, _Step] = {}
+        self._failures = 0
 
     def spare(self, rows: Sequence[Row]) -> int:
         """How many rows of nobody make a step of these as large as one that is captured."""
@@ -68,29 +71,38 @@ class CapturedForward:
             return self._model(batch)
         if not self._adapters.can_record:
             return self._model(batch)
-        if not self._adapters.can_record:
-            return self._model(batch)
         kind = (rows, batch.runs is not None, self._modes.invariant)
-        step = self._steps.get(kind)
-        if step is None:
+        if kind not in self._steps:
             return self._first(capturer, kind, batch)
-        if not step.recording.done():
+        recording = self._made(kind)
+        if recording is None:
             return self._model(batch)
-        try:
-            recording = step.recording.result()
-        except CannotRecordError as e:
-            log.info("steps of this model are not captured, which costs time between kernels: it uses %s", e)
-            self._capturer = None
-            return self._model(batch)
-        refresh(step.batch, batch, self._attention)
+        refresh(self._steps[kind].batch, batch, self._attention)
         return recording()
 
     def close(self) -> None:
         self._threads.close()
 
-    def forget(self) -> None:
-        """Weights or pools stand elsewhere now."""
-        self._steps.clear()
+    def _made(self, kind: Kind) -> Recording | None:
+        """None while it is captured, and where that failed, for whatever reason: it takes nothing from the steps."""
+        future = self._steps[kind].recording
+        if not future.done():
+            return None
+        try:
+            return future.result()
+        except Exception as e:  # noqa: BLE001  (of another thread, and no step's)
+            del self._steps[kind]
+            self._failed(e)
+            return None
+
+    def _failed(self, why: Exception) -> None:
+        """Something else may have disturbed a capture; what fails again and again cannot be captured."""
+        self._failures += 1
+        if self._failures < TRIES:
+            log.info("a step could not be captured, and will be tried again: %s", why)
+        else:
+            log.warning("steps are not captured any more, which costs time between kernels: %s", why)
+            self._capturer = None
 
     def _first(self, capturer: Capturer, kind: Kind, batch: Batch) -> Tensor:
         """Computed where it will be captured, so that all kernels are there."""
@@ -106,5 +118,8 @@ class CapturedForward:
             self._modes.use(kind[2])
             return self._model(own)
 
-        self._steps[kind] = _Step(own, capturer.begin(compute))
+        try:
+            self._steps[kind] = _Step(own, capturer.begin(compute))
+        except RuntimeError as e:  # its thread is gone
+            self._failed(e)
         return result

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ramify.layers.passages import Passages, make_passages
+from ramify.ops.modes import Modes, OneMode
 from ramify.ops.staging import Staging
 from ramify.wire.masks import Masks
 from ramify.wire.plan import Plan, Row
@@ -33,19 +33,19 @@ class Encoded:
 class EncoderRunner:
     """Owns the texts of the step; one thread runs it, in the order of the plans."""
 
-    def __init__(self, model: EncoderModel, pooler: Pooler, device: torch.device, staging: Staging) -> None:
+    def __init__(self, model: EncoderModel, pooler: Pooler, staging: Staging, modes: Modes | None = None) -> None:
         self.model = model
-        self._staging = staging
+        self._staging, self._modes = staging, modes or OneMode()
         self._pooler = pooler
-        self._device = device
-        self._texts: dict[int, tuple[Tensor, int]] = {}  # by slot, with where the second of a pair begins
+        self._texts: dict[int, tuple[list[int], int]] = {}  # by slot, with where the second of a pair begins
 
     def forward(self, plan: Plan) -> Encoded:
         """Everything: pages that a plan grants stand for no memory here."""
         self.always(plan)
+        self._modes.use(plan.invariant)
         for new in plan.opened:
             second = new.pooling.second if new.pooling is not None else -1
-            self._texts[new.slot] = (torch.tensor(new.tokens, dtype=torch.int64, device=self._device), second)
+            self._texts[new.slot] = (new.tokens, second)
             self._pooler.open(new)
         if not plan.rows:
             return Encoded(plan, {})
@@ -56,7 +56,7 @@ class EncoderRunner:
     def _passages(self, rows: list[Row]) -> Passages:
         found = [self._texts[row.slot] for row in rows]
         assert all(row.count == len(tokens) for row, (tokens, _) in zip(rows, found, strict=True)), "a part of a text"
-        return make_passages([tokens for tokens, _ in found], [second for _, second in found], self._device)
+        return make_passages([tokens for tokens, _ in found], [second for _, second in found], self._staging)
 
     def always(self, plan: Plan) -> None:
         """Slots that a plan gives up, which it does whatever becomes of the rest of it."""

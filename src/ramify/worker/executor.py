@@ -15,6 +15,9 @@ from ramify.wire.result import StepResult
 from ramify.worker.outcome import News, Outcome
 from ramify.worker.profile import StepProfiler
 
+# What a device refuses, and then goes on.
+HARMLESS = ("out of memory", "invalid configuration", "too many resources")
+
 
 class StepRunner(Protocol):
     """Who computes a step: `worker.runner.Runner`, or `worker.encode.EncoderRunner`."""
@@ -49,6 +52,8 @@ class ThreadPending:
         try:
             result, news = self._future.result().wait()
         except torch.AcceleratorError as e:
+            if any(harmless in str(e) for harmless in HARMLESS):
+                raise
             raise DeviceLostError(f"the device failed: {e}") from e
         if news:
             self._learn(news)

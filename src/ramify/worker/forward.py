@@ -64,10 +64,6 @@ class Forward:
 
     def close(self) -> None: ...
 
-    def forget(self) -> None:
-        """Weights or pools stand elsewhere now."""
-        self._recorded.clear()
-
     def _record(self, recorder: Recorder, batch: Batch) -> Tensor:
         own = lasting_batch(batch, self._attention, self._pages)
         if own is None:
@@ -99,7 +95,7 @@ def lasting_batch(batch: Batch, attention: AttentionBackend, pages: int) -> Batc
         positions_T=batch.positions_T.clone(),
         places=tuple(Place(place.write_at_T.clone(), meta) for place, meta in zip(batch.places, metas, strict=True)),
         spans=None if batch.spans is None else batch.spans.clone(),
-        runs=None if batch.runs is None else batch.runs.clone(),
+        runs=None if batch.runs is None else batch.runs.lasting(),
     )
 
 

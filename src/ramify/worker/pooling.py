@@ -36,9 +36,9 @@ class NoPooler:
 
 
 class _Text:
-    def __init__(self, new: Opened, pooling: Pooling, device: torch.device) -> None:
+    def __init__(self, new: Opened, pooling: Pooling) -> None:
         assert new.pooling is not None
-        self.tokens = torch.tensor(new.tokens, dtype=torch.int64, device=device)
+        self.tokens = new.tokens
         self.skip = new.pooling.skip
         self.adapter = new.adapter
         self.pooling = pooling
@@ -51,17 +51,16 @@ class HeadPooler:
         self,
         head: Head,
         module: torch.nn.Module,
-        device: torch.device,
         staging: Staging,
         adapters: Adapters | None = None,
     ) -> None:
-        self._head, self._module, self._device = head, module, device
+        self._head, self._module = head, module
         self._staging, self._adapters = staging, adapters or NoAdapters()
         self._texts: dict[int, _Text] = {}
 
     def open(self, new: Opened) -> None:
         if new.pooling is not None:
-            self._texts[new.slot] = _Text(new, make_pooling(self._head), self._device)
+            self._texts[new.slot] = _Text(new, make_pooling(self._head))
 
     def close(self, slot: int) -> None:
         self._texts.pop(slot, None)

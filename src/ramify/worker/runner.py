@@ -236,7 +236,7 @@ class Runner:
             self._kernels.forbid(logits_SV, rows_M, words_MW)
         draws = not self.slots.sampling.drawing.isdisjoint(drawn.slots)
         widths = self.adapters.widths([self.slots.held[slot].adapter for slot in drawn.slots])
-        sampled = sample_each(logits_SV, widths, self.slots.sampling, drawn, draws, self._kernels)
+        sampled = sample_each(logits_SV, widths, self.slots.sampling, drawn, draws, self._kernels, self._staging)
         self.slots.tokens[drawn.slots_R, drawn.positions_R] = sampled.tokens_R
         self.slots.lengths[inputs.slots_N] = self._lengths(plan, inputs, first_of, sampled.tokens_R)
         left.tokens_S, left.broken_S = sampled.tokens_R, sampled.broken_R

@@ -13,13 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ramify.ops.kernels import Kernels
+from ramify.ops.staging import Staging
 from ramify.sampling.adjust import Drawn
 from ramify.sampling.sampler import Sampled, sample
 from ramify.sampling.state import SamplingState
 
 
 def sample_each(
-    logits_RV: Tensor, widths: Sequence[int] | None, state: SamplingState, drawn: Drawn, draws: bool, kernels: Kernels
+    logits_RV: Tensor,
+    widths: Sequence[int] | None,
+    state: SamplingState,
+    drawn: Drawn,
+    draws: bool,
+    kernels: Kernels,
+    staging: Staging,
 ) -> Sampled:
     """As `sample`, rows of each width by themselves. None: all columns of all rows count."""
     slots_R, positions_R = drawn.slots_R, drawn.positions_R
@@ -27,7 +34,7 @@ def sample_each(
         return sample(logits_RV, state, slots_R, positions_R, draws, kernels)
     tokens_R, broken_R = torch.zeros_like(slots_R), torch.zeros_like(slots_R, dtype=torch.bool)
     for width in sorted(set(widths)):
-        at = torch.tensor([row for row, own in enumerate(widths) if own == width], device=logits_RV.device)
+        (at,) = staging.send(np.flatnonzero(np.array(widths) == width))
         own = sample(logits_RV[at, :width].contiguous(), state, slots_R[at], positions_R[at], draws, kernels)
         tokens_R[at], broken_R[at] = own.tokens_R, own.broken_R
     return Sampled(tokens_R, broken_R, logits_RV, state.temperature[slots_R])

@@ -43,22 +43,24 @@ class CudaCapturer:
         """
         graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.stream(self._stream):
-            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
             try:
+                graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
                 result = compute()
-            except RuntimeError as e:
-                _give_up(graph)
+                graph.capture_end()
+            except Exception as e:
+                self._give_up(graph)
                 raise CannotRecordError(f"what cannot be captured: {e}") from e
-            graph.capture_end()
         return _Replay(graph, result)
 
-
-def _give_up(graph: torch.cuda.CUDAGraph) -> None:
-    """A stream that captures must stop to, or nothing runs on it again; that it was in vain is known."""
-    try:
-        graph.capture_end()
-    except RuntimeError:
-        return
+    def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        """A stream that captures must stop to, or nothing runs on it again. Where CUDA has ended the capture itself,
+        torch does not tell its own memory, which would wait for the end for ever.
+        """
+        spoiled, self._memory = self._memory, torch.cuda.graph_pool_handle()
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), spoiled)
 
 
 class _Replay:

@@ -268,7 +268,7 @@ class Mixtures:
             weight_GED,
             x_RD if bias_GE is None else bias_GE,
             y_RE,
-            ends_G.to(x_RD.device),
+            ends_G,
             groups,
             E=outputs,
             K=inputs,
