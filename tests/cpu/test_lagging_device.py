@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +26,15 @@ from ramify.config.resolve import resolve
 from ramify.config.settings import Settings
 from ramify.core.params import SamplingParams
 from ramify.engine.assemble import make_runner
+from ramify.layers.passages import Passages
+from ramify.ops.cuda.modes import TwoModes
 from ramify.ops.platform import Platform, make_platform
+from ramify.ops.staging import HostStaging
 from ramify.wire.plan import Grant, Opened, Plan, Row
 from ramify.wire.result import StepResult
+from ramify.worker.encode import EncoderRunner
 from ramify.worker.executor import ThreadExecutor
+from ramify.worker.pooling import NoPooler
 from ramify.worker.runner import Runner
 
 PAGE = 16
@@ -179,8 +185,11 @@ def test_what_is_told_of_the_insides(folder: Path, monkeypatch: pytest.MonkeyPat
     settings = {"enable_return_hidden_states": True, "chunked_prefill_size": 16}
     with engine_of(folder, **settings) as engine:
         expected = told(engine)
-    with engine_on(LaggingPlatform((1, 4), seed=3, lag=0.99), folder, monkeypatch, **settings) as engine:
+    platform = LaggingPlatform((1, 4), seed=3, lag=0.99)
+    with engine_on(platform, folder, monkeypatch, **settings) as engine:
         assert_alike(told(engine), expected)
+    assert platform.capturer is not None
+    assert platform.capturer.replayed > 0
 
 
 def test_vectors_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +243,89 @@ def test_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AdapterTable, "hold", held_there)
     with engine_on(platform, tmp_path / "base", monkeypatch, **settings) as engine:
         assert said(engine) == expected
+    assert platform.capturer is not None
+    assert platform.capturer.replayed > 0
+
+
+# -- captured steps and two sets of kernels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("failing", "is_captured"), [(2, True), (3, False)])
+def test_captures_that_fail_take_nothing_from_the_steps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failing: int, is_captured: bool
+) -> None:
+    platform = LaggingPlatform((1, 2), seed=7, lag=0.9)
+    assert platform.capturer is not None
+    platform.capturer.failing = failing
+    params = {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
+    with engine_of(folder) as engine:
+        expected = engine.generate(input_ids=[5, 6, 7], sampling_params=params)["output_ids"]
+    with engine_on(platform, folder, monkeypatch) as engine:
+        for _ in range(4):
+            assert engine.generate(input_ids=[5, 6, 7], sampling_params=params)["output_ids"] == expected
+    assert (platform.capturer.replayed > 0) == is_captured
+
+
+def test_steps_go_on_while_one_is_captured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = LaggingPlatform((1,), seed=8, lag=0.9)
+    assert platform.capturer is not None
+    platform.capturer.held.clear()
+    params = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
+    with engine_on(platform, folder, monkeypatch) as engine:
+        first = engine.generate(input_ids=[5, 6, 7], sampling_params=params)["output_ids"]
+        assert (platform.capturer.made, platform.capturer.replayed) == (0, 0)
+        platform.capturer.held.set()
+        while not platform.capturer.made:
+            time.sleep(0.01)
+        assert engine.generate(input_ids=[5, 6, 7], sampling_params=params)["output_ids"] == first
+        assert platform.capturer.replayed > 0
+
+
+def test_the_mode_of_a_plan_is_that_of_its_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager and captured: kernels of the two kinds say different things here."""
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+    told = {}
+    for sizes in ((), (1,)):
+        for modes in ((False,) * 8, (True,) * 8, (False, True) * 4):
+            platform = LaggingPlatform(sizes, seed=9, lag=0.9)
+            with platform.lagging.here(waits=True):
+                executor = ThreadExecutor(runner_on(platform, folder), platform.prepare_thread)
+            told[sizes, modes] = said_in_modes(executor, modes)
+            assert (platform.invariant_linears > 0) == any(modes)
+            if platform.capturer is not None:
+                assert platform.capturer.made == len(set(modes))
+    for modes in {modes for _, modes in told}:
+        assert told[(), modes] == told[(1,), modes]
+    assert len({tuple(each) for each in told.values()}) == 3
+
+
+def said_in_modes(executor: ThreadExecutor, modes: tuple[bool, ...]) -> list[int]:
+    """Greedy tokens of a request whose steps are computed in turn as `modes` say, twice over."""
+    opened = Opened(0, 1, [7, 3, 9, 11, 5], 5, 0, SamplingParams(temperature=0), 3)
+    grants, found = [Grant(0, 0, list(range(1, 9)))], []
+    for step, invariant in enumerate((modes[0], *modes, *modes), 1):
+        first = step == 1
+        row = Row(0, 1, 5 if first else 1, True)
+        plan = Plan(step, [row], [opened] if first else [], grants if first else [], [], [], invariant=invariant)
+        executor.launch(plan)
+        found += executor.sample(plan).wait().tokens[0]
+        time.sleep(0.02)  # so that a capture has a chance
+    executor.close()
+    return found
+
+
+def test_an_encoder_computes_in_the_mode_of_its_plan() -> None:
+    modes, seen = TwoModes(), []
+
+    def model(texts: Passages) -> torch.Tensor:
+        seen.append(modes.invariant)
+        return torch.zeros(len(texts.tokens_T), 4)
+
+    runner = EncoderRunner(model, NoPooler(), HostStaging(), modes)
+    for step, invariant in enumerate((True, False, True)):
+        opened = [Opened(0, step, [1, 2, 3], 3, 0, SamplingParams(), 0)]
+        runner.forward(Plan(step, [Row(0, step, 3, False)], opened, [], [], [], invariant=invariant))
+    assert seen == [True, False, True]
 
 
 # -- drafts and faults: plans that no scheduler of today makes ---------------------------------------------------------
