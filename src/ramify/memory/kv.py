@@ -21,8 +21,9 @@ class KVPool:
     In int8 a row of C numbers is longer, by the scale that stands behind it (`ops.reference.int8`): so whatever is done
     to a page is done to its scales.
 
-    On a CPU zeroed lazily by the operating system, so that a page nobody writes costs no memory. What lies beyond a request's
-    length in a page is never attended to, but it is multiplied by zero: it must be finite, and `wipe` keeps it so.
+    On a CPU zeroed lazily by the operating system, so that a page nobody writes costs no memory. What lies beyond a
+    request's length in a page is never attended to, but it is multiplied by zero: it must be finite, and `wipe` keeps
+    it so.
     """
 
     def __init__(
