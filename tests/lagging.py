@@ -14,7 +14,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -328,7 +328,10 @@ class LaggingCapturer:
         self.made = self.replayed = self.failing = 0
 
     def begin(self, compute: Callable[[], Tensor]) -> Future[Recording]:
-        return self._threads.submit(self._capture, compute)
+        future = self._threads.submit(self._capture, compute)
+        if self.held.is_set():
+            wait([future])  # so that what is replayed does not hang on how busy this machine is
+        return future
 
     def _capture(self, compute: Callable[[], Tensor]) -> Recording:
         assert self.held.wait(60)
