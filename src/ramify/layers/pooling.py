@@ -103,7 +103,8 @@ class Steps:
         self._states: list[Tensor] = []
 
     def add(self, states_PD: Tensor, tokens: Sequence[int]) -> None:
-        self._states += [states_PD[at : at + 1].float() for at, token in enumerate(tokens) if token == self._step]
+        ends = [states_PD[at : at + 1] for at, token in enumerate(tokens) if token == self._step]
+        self._states.append(torch.cat([states_PD[:0], *ends]).float())  # there may be none
 
     def result(self) -> Tensor:
         return torch.cat(self._states)
