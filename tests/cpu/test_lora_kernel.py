@@ -64,9 +64,9 @@ def test_reference(parts: int, dtype: torch.dtype) -> None:
 
 def test_a_slot_is_taken_again() -> None:
     table = made([4, 8], 16, 16, torch.float32)
-    assert (len(table), table.ranks) == (3, 8)
+    assert (len(table), table.room) == (3, 8)
     table.put(2, ())
-    assert (table[2], table.ranks) == ((), 4)
+    assert (table[2], table.room) == ((), 4)
     assert not table.places[2].any()
 
 

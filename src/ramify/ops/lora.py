@@ -93,11 +93,6 @@ class LowRanks(Sequence[tuple[LowRank, ...]]):
         here = (part.down_RD.shape[0] for each in self._parts for part in each)
         return max(here, default=0) if self._room is None else self._room
 
-    @property
-    def ranks(self) -> int:
-        """The most that the parts of one slot have together."""
-        return max(sum(part.down_RD.shape[0] for part in each) for each in self._parts)
-
     @overload
     def __getitem__(self, slot: int) -> tuple[LowRank, ...]: ...
     @overload

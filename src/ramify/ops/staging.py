@@ -58,6 +58,14 @@ class HostStaging:
         return Here([each.clone() for each in tensors])
 
 
+def staging_of(device: torch.device) -> Staging:
+    if device.type == "cpu":
+        return HostStaging()
+    from ramify.ops.cuda.staging import CudaStaging
+
+    return CudaStaging(device)
+
+
 def one_array(numbers: Sequence[Numbers]) -> Numbers:
     """All of them, one behind the other, in memory of its own."""
     return np.concatenate([each.ravel() for each in numbers])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged, Rule
-from ramify.ops.cuda.library import sent, wanted
+from ramify.ops.cuda.library import wanted
+from ramify.ops.staging import staging_of
 
 LARGEST = 256  # elements of a head
 MULTIPLE = 8
@@ -31,7 +32,7 @@ class FlashAttention3:
 
     def __init__(self, shape: AttentionShape, device: torch.device) -> None:
         self._attend = wanted("fa3", "flash_attn_interface", "flash_attn_3").flash_attn_with_kvcache
-        self._device = device
+        self._device, self._staging = device, staging_of(device)
 
     def reasons_against(self, shape: AttentionShape) -> list[str]:
         capability = torch.cuda.get_device_capability(self._device)[0] if self._device.type == "cuda" else HOPPER
@@ -51,8 +52,10 @@ class FlashAttention3:
     def prepare(self, paged: Paged) -> Rows:
         if paged.trees_T is not None:
             raise NotImplementedError("FlashAttention 3 knows no trees of drafts")
-        begins = sent(np.concatenate(([0], np.cumsum(paged.counts))), self._device)
-        lengths = sent(np.asarray(paged.lengths), self._device) if paged.lengths_N is None else paged.lengths_N
+        begins, lengths = self._staging.send(
+            np.cumsum([0, *paged.counts], dtype=np.int32), np.array(paged.lengths, dtype=np.int32)
+        )
+        lengths = lengths if paged.lengths_N is None else paged.lengths_N
         tables, lengths = (each.to(self._device, torch.int32, non_blocking=True) for each in (paged.tables, lengths))
         return Rows(tables.contiguous(), begins, lengths, max(paged.counts))
 

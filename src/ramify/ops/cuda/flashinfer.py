@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ramify.ops.attention import AttentionShape, Paged, Rule
-from ramify.ops.cuda.library import sent, wanted
+from ramify.ops.cuda.library import wanted
+from ramify.ops.staging import staging_of
 
 HEADS = (64, 128, 256)  # sizes that its kernels have
 PAGES = "HND"  # [pages, heads, slots, elements]
@@ -38,7 +39,7 @@ class FlashInferAttention:
 
     def __init__(self, shape: AttentionShape, device: torch.device) -> None:
         self._library = wanted("flashinfer", "flashinfer", "flashinfer-python")
-        self._shape, self._device = shape, device
+        self._shape, self._device, self._staging = shape, device, staging_of(device)
         self._workspace = torch.empty(WORKSPACE, dtype=torch.uint8, device=device)
         self._wrappers: dict[Kind, Any] = {}
         self._planned: dict[Kind, Rows] = {}  # what each wrapper was planned for last
@@ -64,10 +65,10 @@ class FlashInferAttention:
         begins = np.concatenate(([0], np.cumsum(pages)))
         row = np.repeat(np.arange(len(pages)), pages)
         column = np.arange(begins[-1]) - begins[row]
-        at = sent(np.stack((row, column)), self._device)
+        row_P, column_P = self._staging.send(row.astype(np.int32), column.astype(np.int32))
         tables = paged.tables.to(self._device, torch.int32, non_blocking=True)
         queries = np.concatenate(([0], np.cumsum(paged.counts)))
-        return Rows(_int32(queries), _int32(begins), tables[at[0], at[1]], _int32(lengths - (pages - 1) * page))
+        return Rows(_int32(queries), _int32(begins), tables[row_P, column_P], _int32(lengths - (pages - 1) * page))
 
     def lasting(self, meta: Rows, pages: int) -> None:
         return None

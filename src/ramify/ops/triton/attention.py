@@ -30,6 +30,7 @@ from torch import Tensor
 import triton
 from ramify.config.stored import ELEMENT_BYTES
 from ramify.ops.attention import AttentionShape, Paged, Rule, value_size
+from ramify.ops.staging import staging_of
 from ramify.ops.triton.pages import launched, numbers
 from ramify.ops.triton.rope import scales
 
@@ -396,6 +397,7 @@ class TritonAttention:
 
     def __init__(self, shape: AttentionShape, device: torch.device) -> None:
         self._shape, self._device = shape, device
+        self._staging = staging_of(device)
         value = shape.value_dim or shape.head_dim
         self._tiles = tiles_of(shape.head_dim, value, ELEMENT_BYTES[shape.dtype])
         self._room = PART_BYTES // (4 * value + 8)
@@ -415,20 +417,14 @@ class TritonAttention:
         apart = np.flatnonzero(planned.at_R >= 0)
         queries = np.stack((np.repeat(apart, counts[apart]), _numbers(counts[apart])), axis=1)
         rows = np.stack((np.asarray(paged.starts), counts, lengths, planned.at_R), axis=1)
-        rows_R4, items_I4, queries_S2 = self._sent(rows, planned.items_I4, queries)
+        rows_R4, items_I4, queries_S2 = self._staging.send(
+            *(each.astype(np.int32) for each in (rows, planned.items_I4, queries))
+        )
         if paged.lengths_N is not None:
             rows_R4[:, LENGTH.value] = paged.lengths_N.to(self._device, non_blocking=True)
         tables = paged.tables.to(self._device, torch.int32, non_blocking=True).contiguous()
         trees_T = None if paged.trees_T is None else paged.trees_T.to(self._device, non_blocking=True)
         return Work(rows_R4, items_I4, queries_S2, tables, int(counts.sum()), planned.lines, planned.parts, trees_T)
-
-    def _sent(self, *numbers: NDArray[np.int64]) -> list[Tensor]:
-        """To the device in one copy, while it may still be busy with what was before."""
-        flat = torch.from_numpy(np.concatenate([each.ravel() for each in numbers]).astype(np.int32))
-        if self._device.type != "cpu":
-            flat = flat.pin_memory().to(self._device, non_blocking=True)
-        parts = flat.split([each.size for each in numbers])
-        return [part.view(each.shape) for part, each in zip(parts, numbers, strict=True)]
 
     def lasting(self, meta: Work, pages: int) -> Work:
         """With room for as many items as rows of so many queries can have, however long they are."""
